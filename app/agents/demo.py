@@ -1,0 +1,15 @@
+"""The demo agent: the one that answers when a request names none."""
+
+from pathlib import Path
+
+from app.domain.models.agents import AgentSpec, HandoffSpec
+
+DEMO = AgentSpec(
+    key="demo",
+    description="Answers questions, tells the weather and the time, and hands poems over to the poet.",
+    prompt_path=Path("demo.prompt.md"),
+    tools=("get_weather", "get_current_time"),
+    optional_tools=("search_conversations",),
+    handoffs=(HandoffSpec("poet", history="full"),),
+    default=True,
+)

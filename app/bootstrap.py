@@ -1,0 +1,271 @@
+"""Builds every object from the settings; the only place that knows all of them. Read it from top to bottom."""
+
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.domain.errors import AppError, ConfigurationError
+from app.infrastructure.clock import SystemClock
+from app.infrastructure.dispatch.in_process import InProcessDispatcher
+from app.infrastructure.persistence import schema
+from app.infrastructure.persistence.activity import SqlAgentActivity
+from app.infrastructure.persistence.client_sessions import SqlClientSessionStore
+from app.infrastructure.persistence.conversations import SqlConversationStore
+from app.infrastructure.persistence.engine import EngineLimits, build_engine
+from app.infrastructure.persistence.journal import SqlRunJournal
+from app.infrastructure.persistence.runtime_memory import SqlRuntimeMemoryStore
+from app.infrastructure.persistence.usage import SqlUsageStore
+from app.infrastructure.prices import GenaiPriceList
+from app.infrastructure.providers.openai.context import ContextFactory
+from app.infrastructure.providers.openai.endpoint import EndpointOptions
+from app.infrastructure.providers.openai.provider import (
+    AgentSource,
+    OpenAIAgentProvider,
+    ProviderOptions,
+    build_openai_provider,
+)
+from app.infrastructure.providers.openai.registry.discovery import (
+    discover_entry_points,
+    discover_folder,
+    discover_tools,
+    load_objects,
+)
+from app.infrastructure.providers.openai.run_config import RunDefaults
+from app.infrastructure.telemetry.logs import configure_logs
+from app.services.catalog import CatalogService
+from app.services.client_sessions import ClientSessionService
+from app.services.conversations import ConversationService
+from app.services.memory import OpenAIRuntime
+from app.services.run_requests import RunLimits
+from app.services.runs import RunService
+from app.services.usage import UsageService
+from app.settings import Settings, load_settings
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """The running system: what the surfaces (HTTP, command line, the caller's own code) work with."""
+
+    settings: Settings
+    provider: OpenAIAgentProvider
+    runs: RunService
+    conversations: ConversationService
+    client_sessions: ClientSessionService
+    catalog: CatalogService
+    usage: UsageService
+    memory: OpenAIRuntime
+    ready: Callable[[], Any]
+    """Awaitable check of the database and its schema; returns a `Readiness`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether this process can take work, and what stands in the way."""
+
+    ready: bool
+    database: str
+    """`ok`, `unavailable`, or `schema <current> is not <head>`."""
+
+
+@asynccontextmanager
+async def open_container(
+    settings: Settings | None = None,
+    *,
+    agents: Sequence[AgentSource] = (),
+    tools: Mapping[str, Callable[..., Any]] | None = None,
+    take_over: bool = False,
+    context_factory: ContextFactory | None = None,
+    client: Any = None,
+    engine: AsyncEngine | None = None,
+) -> AsyncGenerator[Container]:
+    """Start the system and stop it in order at the end of the block.
+
+    Args:
+        settings: None reads the environment.
+        agents: served beside those that the settings name; with neither, the demo agents.
+        tools: functions that declared agents may name, beside those of the tools folder.
+        take_over: also finish runs whose process was lost; servers do, one-shot commands do not.
+        context_factory: makes the context type that the agents were written for.
+        client: an `openai.AsyncOpenAI` of the caller's own.
+        engine: an async engine of the caller's own, which stays open.
+
+    Raises:
+        ConfigurationError: a setting or an agent is wrong; the message says what to change.
+        StorageUnavailable: the database cannot be reached.
+    """
+    settings = settings or load_settings()
+    async with AsyncExitStack() as stack:
+        if engine is None:
+            engine = engine_of(settings)
+            stack.push_async_callback(engine.dispose)
+        await schema.ensure(engine)
+
+        conversations = SqlConversationStore(engine)
+        provider = build_openai_provider(
+            engine,
+            [*agents, *_named_agents(settings)] or _demo_agents(),
+            conversation_search=conversations.search,
+            tools={**_named_tools(settings), **(tools or {})},
+            options=_provider_options(settings),
+            client=client,
+            context_factory=context_factory,
+        )
+        stack.push_async_callback(provider.aclose)
+        await provider.start()
+
+        journal = SqlRunJournal(engine, lease_s=settings.runs.lease_s)
+        lease_listeners: list[Callable[[str], bool]] = []
+        dispatcher = InProcessDispatcher(
+            journal,
+            lease_s=settings.runs.lease_s,
+            poll_s=settings.runs.poll_s,
+            max_running=settings.runs.max_running,
+            take_over=take_over,
+            on_lease_lost=lambda run_id: _tell(lease_listeners, run_id),
+        )
+        clock = SystemClock()
+        runs = RunService(
+            provider=provider,
+            journal=journal,
+            dispatcher=dispatcher,
+            prices=GenaiPriceList(),
+            clock=clock,
+            limits=_run_limits(settings),
+            finish_timeout_s=settings.runs.finish_timeout_s,
+        )
+        lease_listeners.append(lambda run_id: runs.cancel(run_id, "lease_lost"))
+        await dispatcher.start(runs.execute)
+        stack.push_async_callback(dispatcher.stop, settings.runs.shutdown_grace_s)
+
+        yield Container(
+            settings=settings,
+            provider=provider,
+            runs=runs,
+            conversations=ConversationService(conversations),
+            client_sessions=ClientSessionService(SqlClientSessionStore(engine), conversations, provider, clock),
+            catalog=CatalogService(provider, SqlAgentActivity(engine)),
+            usage=UsageService(SqlUsageStore(engine)),
+            memory=OpenAIRuntime(SqlRuntimeMemoryStore(engine)),
+            ready=partial(readiness, engine),
+        )
+
+
+async def readiness(engine: AsyncEngine) -> Readiness:
+    """Look at the database; never raises."""
+    try:
+        state = await schema.check(engine)
+    except AppError:
+        return Readiness(False, "unavailable")
+    if not state.up_to_date:
+        return Readiness(False, f"schema {state.current or 'empty'} is not {state.head}")
+    return Readiness(True, "ok")
+
+
+def engine_of(settings: Settings) -> AsyncEngine:
+    """Return an engine for the settings; it connects on first use.
+
+    Raises:
+        ConfigurationError: DATABASE_URL is wrong.
+    """
+    database = settings.database
+    return build_engine(
+        database.url.get_secret_value(),
+        EngineLimits(
+            pool_size=database.pool_size,
+            pool_timeout_s=database.pool_timeout_s,
+            connect_timeout_s=database.connect_timeout_s,
+            statement_timeout_s=database.statement_timeout_s,
+            sqlite_busy_timeout_s=database.sqlite_busy_timeout_s,
+            sqlite_synchronous=database.sqlite_synchronous,
+        ),
+    )
+
+
+async def upgrade_database(settings: Settings) -> Sequence[str]:
+    """Bring the database to this release's schema; returns the revisions that were applied."""
+    engine = engine_of(settings)
+    try:
+        return await schema.upgrade(engine)
+    finally:
+        await engine.dispose()
+
+
+async def check_database(settings: Settings) -> Readiness:
+    """Look at the database and its schema; never raises for a database that is away."""
+    engine = engine_of(settings)
+    try:
+        return await readiness(engine)
+    finally:
+        await engine.dispose()
+
+
+def set_up_logs(settings: Settings) -> None:
+    """Set up logging for a process that we own (server, command line); a host program keeps its own."""
+    configure_logs(settings.server.log_level, settings.server.log_format)
+
+
+def _tell(listeners: Sequence[Callable[[str], bool]], run_id: str) -> None:
+    for listener in listeners:
+        listener(run_id)
+
+
+def _named_agents(settings: Settings) -> list[AgentSource]:
+    named = settings.agents
+    references = [reference.strip() for reference in named.agents.split(",") if reference.strip()]
+    found: list[AgentSource] = [*load_objects(references), *discover_entry_points()]
+    if named.agents_folder is not None:
+        found.extend(discover_folder(named.agents_folder))
+    return found
+
+
+def _demo_agents() -> list[AgentSource]:
+    return [*discover_folder("app.agents")]
+
+
+def _named_tools(settings: Settings) -> dict[str, Callable[..., Any]]:
+    tools = discover_tools("app.tools")
+    if settings.agents.tools_folder is not None:
+        tools.update(discover_tools(settings.agents.tools_folder))
+    return tools
+
+
+def _run_limits(settings: Settings) -> RunLimits:
+    return RunLimits(
+        max_input_bytes=settings.runs.max_input_bytes,
+        timeout_s=settings.runs.timeout_s,
+        history_items=settings.runs.history_items,
+        sticky_agent=settings.runs.sticky_agent,
+    )
+
+
+def _provider_options(settings: Settings) -> ProviderOptions:
+    endpoint = settings.openai
+    key = endpoint.api_key.get_secret_value().strip() if endpoint.api_key is not None else ""
+    if endpoint.api_key is not None and not key:
+        raise ConfigurationError("OPENAI_API_KEY is set but empty. Set a key, or unset it to use the demo model.")
+    return ProviderOptions(
+        endpoint=EndpointOptions(
+            api_key=key or None,
+            base_url=endpoint.base_url,
+            organization=endpoint.organization,
+            project=endpoint.project,
+            api=endpoint.api,
+            default_model=endpoint.model,
+            request_timeout_s=endpoint.request_timeout_s,
+            connect_timeout_s=endpoint.connect_timeout_s,
+            max_retries=endpoint.max_retries,
+            demo_delay_ms=settings.agents.demo_delay_ms,
+        ),
+        session_mode=settings.runs.session_mode,
+        models=dict(settings.agents.models),
+        default_agent=settings.agents.default_agent,
+        defaults=RunDefaults(max_turns=settings.runs.max_turns),
+        trace_export=endpoint.trace_export,
+    )

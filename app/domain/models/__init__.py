@@ -1,0 +1,1 @@
+"""Frozen values, one subject a file."""

@@ -1,0 +1,87 @@
+"""Conversations: the thread, its messages for people, and the caller that owns it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+Item = dict[str, Any]
+"""One entry of the history in the SDK's format (a Responses input item); JSON values only."""
+
+SessionMode = Literal["local", "server"]
+"""Where the model's history lives: in our tables, or in the provider's Conversations API. Never both in one run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who a call is made for; part of every key that finds a row."""
+
+    organization_id: str
+    user_id: str | None = None
+    """None: the organization as a whole; it then sees every user's conversations."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A thread of runs."""
+
+    id: str
+    organization_id: str
+    user_id: str | None
+    agent: str | None
+    """The agent it was opened for; a run may name another."""
+    last_agent: str | None
+    """The agent that answered last, after handoffs; None before the first answer."""
+    title: str | None
+    metadata: Mapping[str, Any]
+    """The caller's own values; never part of a prompt."""
+    provider: str
+    provider_conversation_id: str | None
+    """The provider's `conv_*` in server mode, else None."""
+    sdk_session_id: str
+    """The key of its history in `sdk_agent_sessions`."""
+    run_count: int
+    message_count: int
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of the app's own history, for people to read."""
+
+    position: int
+    """1 for the first message of the conversation, without gaps."""
+    role: Literal["user", "assistant"]
+    text: str
+    run_id: str | None
+    agent: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class MessageHit:
+    """A message that a search found."""
+
+    conversation_id: str
+    title: str | None
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSession:
+    """What a chat client holds: it stands for an organization, a user and a current conversation."""
+
+    id: str
+    caller: Caller
+    agent: str | None
+    conversation_id: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeMemory:
+    """The two compartments of a runtime session (seed 000): content, and metadata that no prompt ever holds."""
+
+    messages: tuple[Item, ...]
+    metadata: Mapping[str, Any]

@@ -1,0 +1,363 @@
+"""What the outside implements. A port's docstring is its contract; `tests/contract` runs one suite over its adapters."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+from app.domain.models.agents import AgentDescriptor, ToolDescriptor
+from app.domain.models.conversations import (
+    Caller,
+    ClientSession,
+    Conversation,
+    Item,
+    Message,
+    MessageHit,
+    RuntimeMemory,
+)
+from app.domain.models.events import RunEvent, SequencedEvent
+from app.domain.models.runs import (
+    ClaimedRun,
+    NewRun,
+    Run,
+    RunOutcome,
+    RunRecord,
+    RunResult,
+    StartedRun,
+)
+from app.domain.models.usage import Price, TokenUsage, UsageGroup, UsageGrouping
+
+Publish = Callable[[RunEvent], None]
+"""Takes one event of a run; returns at once, never raises."""
+
+ConversationSearch = Callable[[Caller, str, int], Awaitable[Sequence[MessageHit]]]
+"""Finds messages of the caller: (caller, query, most hits) -> hits, best first."""
+
+
+class Clock(Protocol):
+    """The time of day and of durations, so that tests can hold it still."""
+
+    def now(self) -> datetime:
+        """Return the time of day in UTC, aware."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds of a clock that never steps; only differences mean something."""
+        ...
+
+
+class AgentExecution(Protocol):
+    """One run being executed."""
+
+    async def run(self) -> RunOutcome:
+        """Execute the run to its end.
+
+        A run that fails (provider, guardrail, tool, turn limit) is an outcome with status FAILED, not an exception.
+        Cancelling the task raises `CancelledError`; call `interrupted` for what there is to record then.
+        """
+        ...
+
+    def interrupted(self, reason: str) -> RunOutcome:
+        """Return the outcome of a run that was stopped: input, finished pairs, and a closing output for open calls.
+
+        `reason` is `user`, `timeout`, `shutdown` or `process_lost`. Call it after `run` was cancelled.
+        """
+        ...
+
+
+class AgentRuntime(Protocol):
+    """Executes runs. It writes nothing: what a run produced is in its outcome."""
+
+    def open(self, claimed: ClaimedRun, publish: Publish) -> AgentExecution:
+        """Prepare one execution of a claimed run; every event of it goes to `publish` as it happens."""
+        ...
+
+
+class AgentSessionStore(Protocol):
+    """The history of conversations in the SDK's format."""
+
+    async def items(self, session_id: str, limit: int | None = None) -> list[Item]:
+        """Return the latest `limit` items (None: all), oldest first; a limit of 0 or less gives none."""
+        ...
+
+    async def append(self, session_id: str, items: Sequence[Item]) -> None:
+        """Add items at the end, all of them or none.
+
+        Raises:
+            StorageUnavailable: no answer in time; nothing was written.
+        """
+        ...
+
+    async def clear(self, session_id: str) -> None:
+        """Delete the history; a session that does not exist is no error."""
+        ...
+
+
+class AgentProvider(Protocol):
+    """Agents and what runs them, behind one object."""
+
+    @property
+    def name(self) -> str:
+        """The provider's name in rows: `openai` or `demo`."""
+        ...
+
+    @property
+    def runtime(self) -> AgentRuntime:
+        """What executes runs."""
+        ...
+
+    @property
+    def sessions(self) -> AgentSessionStore:
+        """The history of conversations in the SDK's format."""
+        ...
+
+    def agents(self) -> Sequence[AgentDescriptor]:
+        """Return all agents, the default one first, then by key."""
+        ...
+
+    def agent(self, key: str | None) -> AgentDescriptor:
+        """Return one agent, or the default one for None.
+
+        Raises:
+            UnknownAgent: no agent has that key.
+        """
+        ...
+
+    def tool_overview(self) -> Sequence[ToolDescriptor]:
+        """Return every tool that any agent may call, by name."""
+        ...
+
+    async def create_conversation(self) -> str | None:
+        """Create a conversation at the provider in server mode and return its `conv_*`.
+
+        None in local mode, and where the endpoint offers no conversations: the history is then kept in our tables.
+
+        Raises:
+            ProviderError: the endpoint offers conversations but failed to create one.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Release connections to models and tools."""
+        ...
+
+
+class RunJournal(Protocol):
+    """The durable record of runs. Each method is one transaction: all of it happens or none of it."""
+
+    async def start(self, new: NewRun, owner: str) -> StartedRun:
+        """Write a new run, with its conversation when it has none.
+
+        The run is claimed for `owner` at once when no earlier run of its conversation is unfinished; otherwise it is
+        queued, held for `owner` while the owner keeps renewing it.
+
+        Raises:
+            ConversationNotFound: it does not exist for this tenant.
+            StorageUnavailable: no answer in time; nothing was written.
+        """
+        ...
+
+    async def claim(self, owner: str, *, take_over: bool) -> ClaimedRun | None:
+        """Claim one run that can go on, oldest first: the owner's own queued ones, and those whose owner is lost.
+
+        A run can go on when no earlier run of its conversation is unfinished. Without `take_over` only runs in
+        conversations that a queued run of `owner` waits for are considered. A claim raises the fence by one.
+        """
+        ...
+
+    async def renew(self, owner: str) -> Collection[str]:
+        """Extend the lease of all runs of the owner; returns the ids of its running runs."""
+        ...
+
+    async def finish(self, run: Run, record: RunRecord) -> None:
+        """Write the end of a run: history, messages, run row, steps, usage, events and completion event.
+
+        Raises:
+            LeaseLost: the fence has moved on, or the run is gone; nothing was written.
+            StorageUnavailable: no answer in time; nothing was written.
+        """
+        ...
+
+    async def events(self, caller: Caller, run_id: str, after: int = 0) -> tuple[Sequence[SequencedEvent], bool]:
+        """Return the stored events with a number above `after`, in order, and whether the run has ended.
+
+        Raises:
+            RunNotFound: it does not exist for this tenant.
+        """
+        ...
+
+    async def result(self, caller: Caller, run_id: str) -> RunResult | None:
+        """Return how a run ended; None while it has not.
+
+        Raises:
+            RunNotFound: it does not exist for this tenant.
+        """
+        ...
+
+
+class ConversationStore(Protocol):
+    """Conversations and their messages. Every method looks only at rows of the caller's organization and user."""
+
+    async def create(
+        self, caller: Caller, *, agent: str | None, provider: str, provider_conversation_id: str | None
+    ) -> Conversation:
+        """Open an empty conversation."""
+        ...
+
+    async def get(self, caller: Caller, conversation_id: str) -> Conversation:
+        """Return a conversation.
+
+        Raises:
+            ConversationNotFound: it does not exist for this caller.
+        """
+        ...
+
+    async def list(self, caller: Caller, *, limit: int, after: str | None) -> tuple[Sequence[Conversation], bool]:
+        """Return up to `limit` conversations, newest id first, and whether there are more.
+
+        `after` is the id that the page before ended with.
+        """
+        ...
+
+    async def messages(
+        self, caller: Caller, conversation_id: str, *, limit: int | None = None, after: int = 0
+    ) -> Sequence[Message]:
+        """Return messages with a position above `after`, in order; None: all of them.
+
+        Raises:
+            ConversationNotFound: it does not exist for this caller.
+        """
+        ...
+
+    async def items(
+        self, caller: Caller, conversation_id: str, *, limit: int | None = None, after: int = 0
+    ) -> Sequence[Item]:
+        """Return the history in the SDK's format, oldest first: `limit` items behind the first `after`; None: all.
+
+        Raises:
+            ConversationNotFound: it does not exist for this caller.
+        """
+        ...
+
+    async def delete(self, caller: Caller, conversation_id: str) -> None:
+        """Delete every row of a conversation, the SDK's too.
+
+        Usage rows and completion events stay: they are the bill, and hold no content.
+
+        Raises:
+            ConversationNotFound: it does not exist for this caller.
+        """
+        ...
+
+    async def search(self, caller: Caller, query: str, limit: int) -> Sequence[MessageHit]:
+        """Return messages of the caller that hold all words of the query, newest first."""
+        ...
+
+
+class ClientSessionStore(Protocol):
+    """Sessions of chat clients."""
+
+    async def add(self, session: ClientSession) -> None:
+        """Keep a new session."""
+        ...
+
+    async def get(self, session_id: str) -> ClientSession:
+        """Return a session.
+
+        Raises:
+            SessionNotFound: it does not exist.
+        """
+        ...
+
+
+class RuntimeMemoryStore(Protocol):
+    """The runtime memory of seed 000 over durable rows: messages in the SDK's tables, metadata apart."""
+
+    async def create(self, caller: Caller) -> str:
+        """Open an empty memory and return its id, a `conv_*`."""
+        ...
+
+    async def add_messages(self, caller: Caller, session_id: str, messages: Sequence[Item]) -> None:
+        """Append messages, all or none. Raises SessionNotFound."""
+        ...
+
+    async def set_metadata(self, caller: Caller, session_id: str, metadata: Mapping[str, Any]) -> None:
+        """Merge metadata, key by key. Raises SessionNotFound."""
+        ...
+
+    async def get(self, caller: Caller, session_id: str) -> RuntimeMemory:
+        """Return copies of both compartments. Raises SessionNotFound."""
+        ...
+
+    async def metadata(self, caller: Caller, session_id: str) -> Mapping[str, Any]:
+        """Return a copy of the metadata, without reading the messages. Raises SessionNotFound."""
+        ...
+
+    async def delete(self, caller: Caller, session_id: str) -> None:
+        """Delete all rows of the memory. Raises SessionNotFound."""
+        ...
+
+
+class UsageStore(Protocol):
+    """Reads what runs have recorded."""
+
+    async def grouped(
+        self, by: UsageGrouping, *, organization_id: str | None, since: datetime | None, until: datetime | None = None
+    ) -> Sequence[UsageGroup]:
+        """Sum usage of calls from `since` up to, not including, `until`; None: no bound.
+
+        The largest token count comes first; days come in order, and are days in UTC.
+        """
+        ...
+
+
+class AgentActivity(Protocol):
+    """When agents were last used, from the recorded runs."""
+
+    async def last_seen(self) -> Mapping[str, datetime]:
+        """Return the start of the latest run of every agent that ever ran."""
+        ...
+
+
+class PriceList(Protocol):
+    """Prices of models."""
+
+    def price(self, model: str, tokens: TokenUsage, at: datetime) -> Price | None:
+        """Return what a call cost; None when the model is not in the list. Never guesses, never raises."""
+        ...
+
+
+class Dispatcher(Protocol):
+    """Decides when a queued run is executed, and by whom: claim, renew and hand back, nothing else."""
+
+    @property
+    def owner(self) -> str:
+        """The name under which this process claims runs; unique per process start."""
+        ...
+
+    def execute(self, claimed: ClaimedRun) -> None:
+        """Execute a run that was claimed at its start, in a task of its own."""
+        ...
+
+    def wait_for_turn(self, run: Run) -> None:
+        """Execute a queued run as soon as it can be claimed."""
+        ...
+
+    def cancel(self, run_id: str) -> bool:
+        """Stop a run that this process executes; False when it does not."""
+        ...
+
+    async def start(self, execute: Callable[[ClaimedRun], Awaitable[None]]) -> None:
+        """Begin renewing leases and claiming runs."""
+        ...
+
+    async def stop(self, grace_s: float) -> None:
+        """Claim nothing new, wait up to `grace_s` seconds for running runs, cancel the rest."""
+        ...
+
+
+class EventReader(Protocol):
+    """Reads the events of one run."""
+
+    def __call__(self, after: int) -> AsyncIterator[Sequence[SequencedEvent]]:
+        """Yield batches of events with a number above `after` until the terminal event; leaving early stops nothing."""
+        ...

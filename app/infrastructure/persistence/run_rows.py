@@ -1,0 +1,236 @@
+"""Runs to rows and back."""
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import Row
+
+from app.domain.models.conversations import Caller, Item
+from app.domain.models.runs import NewRun, Run, RunOptions, RunRecord, RunResult
+from app.domain.models.usage import CallUsage
+from app.infrastructure.persistence import json_text
+
+JOURNAL_VERSION = 1
+"""Raised when the meaning of journal rows changes; a worker leaves runs of a newer version alone."""
+
+# PostgreSQL's text has no NUL, and UTF-8 no lone surrogates; the SDK's history keeps both, escaped.
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+MAX_TITLE_CHARS = 255
+
+
+def plain_text(text: str) -> str:
+    """Return text that every database can keep: NUL and lone surrogates become the replacement character."""
+    return _UNSTORABLE.sub("\ufffd", text)
+
+
+def stored_options(options: RunOptions) -> dict[str, Any]:
+    """Return options as JSON values; a Python output type travels as nothing: it is known only to its process."""
+    stored = {
+        "model": options.model,
+        "model_settings": dict(options.model_settings),
+        "max_turns": options.max_turns,
+        "timeout_s": options.timeout_s,
+        "variables": dict(options.variables),
+        "metadata": dict(options.metadata),
+        "handoff_history": options.handoff_history,
+        "output_schema": options.output_schema,
+        "history_items": options.history_items,
+    }
+    return {name: value for name, value in stored.items() if value not in (None, {})}
+
+
+def new_run(new: NewRun, conversation: Row[Any], now: datetime) -> Run:
+    """Return the run that a request asks for in a conversation; it uses the provider's history where there is one."""
+    fallback = (conversation.last_agent if new.sticky_agent else None) or conversation.agent or new.default_agent
+    return Run(
+        id=new.id,
+        conversation_id=conversation.id,
+        caller=new.caller,
+        agent=new.agent or fallback,
+        position=conversation.run_count,
+        input=new.input,
+        options=new.options,
+        stream=new.stream,
+        session_id=conversation.sdk_session_id,
+        provider_conversation_id=conversation.provider_conversation_id,
+        session_mode="local" if conversation.provider_conversation_id is None else "server",
+        fence=1,
+        attempts=1,
+        created_at=now,
+    )
+
+
+def new_run_values(run: Run, history_items: int) -> dict[str, Any]:
+    """Return the columns of a new run that do not depend on its place in the queue."""
+    return {
+        "id": run.id,
+        "conversation_id": run.conversation_id,
+        "organization_id": run.caller.organization_id,
+        "user_id": run.caller.user_id,
+        "agent": run.agent,
+        "position": run.position,
+        "session_mode": run.session_mode,
+        "input": list(run.input),
+        "options": stored_options(run.options),
+        "stream": run.stream,
+        "history_items": history_items,
+        "fence": run.fence,
+        "attempts": run.attempts,
+        "journal_version": JOURNAL_VERSION,
+        "created_at": run.created_at,
+    }
+
+
+def run_of(row: Row[Any]) -> Run:
+    """Return the run of a row of `agent_runs` joined with its conversation's session columns."""
+    return Run(
+        id=row.id,
+        conversation_id=row.conversation_id,
+        caller=Caller(row.organization_id, row.user_id),
+        agent=row.agent,
+        position=row.position,
+        input=tuple(row.input),
+        options=msgspec.convert(row.options, RunOptions, strict=False),
+        stream=row.stream,
+        session_id=row.sdk_session_id,
+        provider_conversation_id=row.provider_conversation_id,
+        session_mode=row.session_mode,
+        fence=row.fence,
+        attempts=row.attempts,
+        created_at=row.created_at,
+    )
+
+
+def finished_values(record: RunRecord) -> dict[str, Any]:
+    """Return the columns that the end of a run sets."""
+    result = record.result
+    return {
+        "status": result.status.value,
+        "last_agent": result.agent,
+        "owner": None,
+        "lease_until_ms": None,
+        "result": msgspec.to_builtins(result),
+        "error_code": result.error.code if result.error else None,
+        "spans": list(record.spans) or None,
+        "trace_id": result.trace_id,
+        "last_sequence": record.events[-1].sequence if record.events else 0,
+        "requests": result.usage.requests,
+        "input_tokens": result.usage.input_tokens,
+        "cached_tokens": result.usage.cached_tokens,
+        "output_tokens": result.usage.output_tokens,
+        "reasoning_tokens": result.usage.reasoning_tokens,
+        "cost_usd": result.cost_usd,
+        "started_at": result.timings.started_at,
+        "finished_at": result.timings.finished_at,
+    }
+
+
+def result_of(stored: Mapping[str, Any]) -> RunResult:
+    """Return the result as `finished_values` stored it."""
+    return msgspec.convert(stored, RunResult, strict=False)
+
+
+def message_rows(record: RunRecord, conversation_id: str, last_position: int) -> list[dict[str, Any]]:
+    """Return rows of `agent_messages`; they end at `last_position`."""
+    first = last_position - len(record.messages) + 1
+    return [
+        {
+            "conversation_id": conversation_id,
+            "position": first + offset,
+            "role": message.role,
+            "text": plain_text(message.text),
+            "run_id": record.result.run_id,
+            "agent": message.agent,
+            "created_at": record.result.timings.finished_at,
+        }
+        for offset, message in enumerate(record.messages)
+    ]
+
+
+def step_rows(record: RunRecord) -> list[dict[str, Any]]:
+    """Return rows of `agent_run_steps`."""
+    return [
+        {
+            "run_id": record.result.run_id,
+            "step": step.key,
+            "kind": step.kind,
+            "name": step.name,
+            "agent": step.agent,
+            "state": step.state,
+            "request_hash": step.request_hash,
+            "result": step.result,
+            "response_id": step.response_id,
+            "started_at": step.started_at,
+            "duration_ms": step.duration_ms,
+        }
+        for step in record.steps
+    ]
+
+
+def usage_rows(run: Run, calls: tuple[CallUsage, ...]) -> list[dict[str, Any]]:
+    """Return rows of `agent_run_usage`."""
+    return [
+        {
+            "run_id": run.id,
+            "step": call.step,
+            "organization_id": run.caller.organization_id,
+            "user_id": run.caller.user_id,
+            "conversation_id": run.conversation_id,
+            "agent": call.agent,
+            "model": call.model,
+            "outcome": call.outcome,
+            "accuracy": call.accuracy,
+            "requests": call.tokens.requests,
+            "input_tokens": call.tokens.input_tokens,
+            "cached_tokens": call.tokens.cached_tokens,
+            "cache_write_tokens": call.tokens.cache_write_tokens,
+            "output_tokens": call.tokens.output_tokens,
+            "reasoning_tokens": call.tokens.reasoning_tokens,
+            "cost_usd": call.price.cost_usd if call.price else None,
+            "price_version": call.price.version if call.price else None,
+            "response_id": call.response_id,
+            "latency_ms": call.latency_ms,
+            "first_token_ms": call.first_token_ms,
+            "created_at": call.started_at,
+        }
+        for call in calls
+    ]
+
+
+def completion_row(record: RunRecord) -> dict[str, Any]:
+    """Return the row of `completion_events`."""
+    event = record.completion
+    return {
+        "id": event.id,
+        "type": event.type,
+        "version": event.version,
+        "organization_id": event.organization_id,
+        "user_id": event.user_id,
+        "session_id": event.session_id,
+        "run_id": event.run_id,
+        "outcome": event.outcome,
+        "payload": dict(event.payload),
+        "created_at": event.created_at,
+    }
+
+
+def title_of(record: RunRecord) -> str | None:
+    """Return the title to give a conversation that has none."""
+    return None if record.title is None else plain_text(record.title)[:MAX_TITLE_CHARS]
+
+
+def items_of(rows: Sequence[str]) -> tuple[Item, ...]:
+    """Return the items of history rows that were read newest first; rows that are no JSON object are left out."""
+    items: list[Item] = []
+    for data in reversed(rows):
+        try:
+            item = json_text.decode(data)
+        except ValueError:
+            continue  # the session store counts and reports such rows; a run goes on without them
+        if isinstance(item, dict):
+            items.append(item)
+    return tuple(items)
+

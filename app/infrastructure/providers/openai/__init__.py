@@ -1,0 +1,1 @@
+"""The adapter to the OpenAI Agents SDK: the only package that imports it."""

@@ -1,0 +1,71 @@
+"""Structured output: JSON schemas as the SDK wants them, and final outputs as JSON values."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jsonschema
+import msgspec
+from agents import AgentOutputSchemaBase, ModelBehaviorError
+from pydantic_core import to_jsonable_python
+
+
+class JsonSchemaOutput(AgentOutputSchemaBase):
+    """An output type given as a JSON schema, by a caller that has no Python type for it."""
+
+    def __init__(self, schema: Mapping[str, Any], name: str = "final_output") -> None:
+        """The schema is sent as it is; `strict` mode applies when it forbids additional properties."""
+        self._schema = dict(schema)
+        self._name = name
+        self._validator = jsonschema.Draft202012Validator(self._schema)
+
+    def is_plain_text(self) -> bool:
+        """Never."""
+        return False
+
+    def name(self) -> str:
+        """Return the name the endpoint sees."""
+        return self._name
+
+    def json_schema(self) -> dict[str, Any]:
+        """Return the schema."""
+        return self._schema
+
+    def is_strict_json_schema(self) -> bool:
+        """Tell whether the endpoint may enforce it: every property required, no others allowed."""
+        properties = self._schema.get("properties", {})
+        return self._schema.get("additionalProperties") is False and set(self._schema.get("required", [])) == set(
+            properties
+        )
+
+    def validate_json(self, json_str: str) -> Any:
+        """Return the value.
+
+        Raises:
+            ModelBehaviorError: the answer is no JSON, or does not follow the schema.
+        """
+        try:
+            value = msgspec.json.decode(json_str)
+        except msgspec.DecodeError as error:
+            raise ModelBehaviorError("The answer is not JSON.") from error
+        if next(self._validator.iter_errors(value), None) is not None:
+            raise ModelBehaviorError("The answer does not follow the JSON schema.")
+        return value
+
+
+def is_schema(schema: Mapping[str, Any]) -> bool:
+    """Tell whether a mapping is a JSON schema at all."""
+    try:
+        jsonschema.Draft202012Validator.check_schema(dict(schema))
+    except jsonschema.SchemaError:
+        return False
+    return True
+
+
+def json_output(final_output: object) -> Any:
+    """Return a final output as JSON values: text stays text, models and dataclasses become objects, never a repr."""
+    return final_output if isinstance(final_output, str) else to_jsonable_python(final_output, fallback=str)
+
+
+def text_output(output: Any) -> str:
+    """Return an output for people to read: text as it is, anything else as JSON."""
+    return output if isinstance(output, str) else msgspec.json.encode(output).decode()

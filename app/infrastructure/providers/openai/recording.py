@@ -1,0 +1,92 @@
+"""What one execution of a run gathers, so that its last transaction can write it: mutable, and of one task tree."""
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from app.domain.models.conversations import Item
+from app.domain.models.events import RunEvent
+from app.domain.models.runs import HandoffRecord, Step, ToolCallRecord
+from app.domain.models.usage import CallUsage
+from app.domain.ports import Publish
+
+log = structlog.get_logger(__name__)
+
+
+class RunRecording:
+    """Steps, metered calls, tool calls, handoffs and spans of one execution.
+
+    Everything is keyed by path, never by arrival, because tools and nested agents run at the same time.
+    """
+
+    def __init__(self, publish: Publish, *, stream: bool, history: Sequence[Item]) -> None:
+        """`stream`: whether model calls are streamed. `history`: what the run started from."""
+        self.stream = stream
+        self.started_at = datetime.now(UTC)
+        self._started = time.monotonic()
+        self._publish = publish
+        self._history = history
+        self._model_calls: dict[str, int] = {}
+        self._nested_runs: dict[str, int] = {}
+        self._call_ids: set[str] | None = None
+        self._tools: dict[str, tuple[float, datetime]] = {}
+        self.agents: dict[str, str] = {}
+        """The name of the agent that each scope is in."""
+        self.steps: list[Step] = []
+        self.calls: list[CallUsage] = []
+        self.tool_calls: dict[str, ToolCallRecord] = {}
+        self.handoffs: list[HandoffRecord] = []
+        self.responses: list[tuple[str, list[Item]]] = []
+        """Of the run's own agents: the id and output items of every finished model call, in order."""
+        self.spans: list[Mapping[str, Any]] = []
+        self.first_token_ms: int | None = None
+
+    def publish(self, event: RunEvent) -> None:
+        """Tell the readers of the run."""
+        self._publish(event)
+
+    def elapsed_ms(self) -> int:
+        """Return milliseconds since the execution began."""
+        return round((time.monotonic() - self._started) * 1000)
+
+    def saw_token(self) -> None:
+        """Note the time of the first delta; later ones change nothing."""
+        if self.first_token_ms is None:
+            self.first_token_ms = self.elapsed_ms()
+
+    def next_model_step(self, scope: str) -> str:
+        """Return the path key of the next model call in a scope: `<scope>/m1`, `<scope>/m2`, …"""
+        number = self._model_calls.get(scope, 0) + 1
+        self._model_calls[scope] = number
+        return f"{scope}/m{number}"
+
+    def nested_scope(self, scope: str, call_id: str | None) -> str:
+        """Return the path of a nested agent run: of the tool call it serves, or numbered when no call is known."""
+        if call_id:
+            return f"{scope}/t:{call_id}"
+        number = self._nested_runs.get(scope, 0) + 1
+        self._nested_runs[scope] = number
+        return f"{scope}/r{number}"
+
+    def claim_call_id(self, call_id: str) -> bool:
+        """Take a tool call's id for this run; False when the history or an earlier call has it already."""
+        if self._call_ids is None:
+            self._call_ids = {str(item["call_id"]) for item in self._history if "call_id" in item}
+        if call_id in self._call_ids:
+            return False
+        self._call_ids.add(call_id)
+        return True
+
+    def tool_started(self, step: str) -> None:
+        """Note when a tool call began."""
+        self._tools[step] = (time.monotonic(), datetime.now(UTC))
+
+    def tool_ended(self, step: str) -> tuple[datetime, int]:
+        """Return when a tool call began and how many milliseconds it took; zero when its start was not seen."""
+        began = self._tools.pop(step, None)
+        if began is None:
+            return datetime.now(UTC), 0
+        return began[1], round((time.monotonic() - began[0]) * 1000)

@@ -1,0 +1,63 @@
+"""What the Runner is told for one run: the SDK's RunConfig from our options."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agents import ModelProvider, ModelSettings, RunConfig, gen_trace_id
+
+from app.domain.errors import InvalidInput
+from app.domain.models.runs import Run
+from app.infrastructure.providers.openai.registry.handoffs import handoff_filter
+
+_MODEL_SETTING_NAMES = frozenset(field.name for field in dataclasses.fields(ModelSettings))
+DEFAULT_MAX_TURNS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class RunDefaults:
+    """What a run uses that sets nothing itself."""
+
+    max_turns: int = DEFAULT_MAX_TURNS
+    trace_content: bool = False
+    """Whether spans hold inputs and outputs; the steps hold them anyway."""
+
+
+def run_config(run: Run, provider: ModelProvider, defaults: RunDefaults) -> RunConfig:
+    """Return the RunConfig of a run.
+
+    Raises:
+        InvalidInput: a model setting or handoff filter does not exist or has a wrong value.
+    """
+    history = run.options.handoff_history
+    return RunConfig(
+        model=run.options.model,
+        model_provider=provider,
+        model_settings=model_settings(run.options.model_settings),
+        # The SDK refuses history filters where the provider keeps the history.
+        handoff_input_filter=None if history is None or run.session_mode == "server" else handoff_filter(history),
+        workflow_name=run.agent,
+        trace_id=gen_trace_id(),
+        group_id=run.conversation_id,
+        trace_include_sensitive_data=defaults.trace_content,
+        # Reading more of the history than was loaded is never wanted: the window was chosen before.
+        session_settings=None,
+    )
+
+
+def model_settings(values: Mapping[str, Any]) -> ModelSettings | None:
+    """Return the SDK's settings; None when nothing is set.
+
+    Raises:
+        InvalidInput: a field does not exist or has a wrong value; `param` names it.
+    """
+    if not values:
+        return None
+    unknown = sorted(set(values) - _MODEL_SETTING_NAMES)
+    if unknown:
+        raise InvalidInput(f"There is no model setting '{unknown[0][:80]}'.", param=f"model_settings.{unknown[0][:80]}")
+    try:
+        return ModelSettings(**values)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput("A model setting has a wrong value.", param="model_settings") from error

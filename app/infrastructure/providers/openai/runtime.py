@@ -1,0 +1,196 @@
+"""The only caller of the Runner: one run, plain or streamed, from a claimed row to what is to be recorded."""
+
+from typing import Any, cast
+
+import structlog
+from agents import Agent, ModelProvider, Runner, RunResult, TResponseInputItem
+
+from app.domain.errors import AppError, ProviderError, RateLimited
+from app.domain.models.conversations import Item
+from app.domain.models.events import ApprovalRequested, RunStarted
+from app.domain.models.runs import ClaimedRun, ErrorInfo, RunOutcome, RunStatus
+from app.domain.ports import Publish
+from app.infrastructure.providers.openai import tool_calls
+from app.infrastructure.providers.openai.buffered_session import BufferedSession
+from app.infrastructure.providers.openai.context import ACTIVE_RUN, ActiveRun, ContextFactory, run_context
+from app.infrastructure.providers.openai.errors import translate
+from app.infrastructure.providers.openai.item_pairs import pair_safe
+from app.infrastructure.providers.openai.lifecycle import RecordingHooks
+from app.infrastructure.providers.openai.output_types import JsonSchemaOutput, json_output, text_output
+from app.infrastructure.providers.openai.preparation import prepared
+from app.infrastructure.providers.openai.recording import RunRecording
+from app.infrastructure.providers.openai.registry.agents import AgentRegistry
+from app.infrastructure.providers.openai.run_config import RunDefaults, run_config
+
+log = structlog.get_logger(__name__)
+
+
+class OpenAIAgentRuntime:
+    """AgentRuntime on the SDK's Runner."""
+
+    def __init__(
+        self,
+        registry: AgentRegistry,
+        models: ModelProvider,
+        defaults: RunDefaults,
+        context_factory: ContextFactory | None = None,
+    ) -> None:
+        """`models` records every call; `context_factory` makes the context type that the caller's agents expect."""
+        self.registry = registry
+        self.models = models
+        self.defaults = defaults
+        self.context_factory = context_factory
+
+    def open(self, claimed: ClaimedRun, publish: Publish) -> "OpenAIExecution":
+        """Prepare one execution; see the port."""
+        return OpenAIExecution(self, claimed, publish)
+
+
+class OpenAIExecution:
+    """AgentExecution: one call of `Runner.run`.
+
+    Streamed and plain runs take the same path: the Runner always gets whole responses, and the recorded model streams
+    underneath when someone listens. The Runner's own stream would cost every delta a second queue.
+    """
+
+    def __init__(self, runtime: OpenAIAgentRuntime, claimed: ClaimedRun, publish: Publish) -> None:
+        """Everything this run gathers lives in its recording."""
+        self._runtime = runtime
+        self._run = claimed.run
+        self._history: list[Item] = pair_safe(claimed.history) if claimed.run.session_mode == "local" else []
+        self._session = BufferedSession(claimed.run.session_id, self._history)
+        self._recording = RunRecording(publish, stream=claimed.run.stream, history=self._history)
+        self._trace_id: str | None = None
+
+    async def run(self) -> RunOutcome:
+        """Execute the run to its end; see the port."""
+        run = self._run
+        self._recording.publish(RunStarted(run.id, run.conversation_id, run.agent, run.attempts))
+        context = run_context(run)
+        token = ACTIVE_RUN.set(ActiveRun(context, self._recording, ""))
+        try:
+            result = await self._call_runner(self._runtime.context_factory(context) if self._runtime.context_factory else context)
+            return self._finished(result)
+        except Exception as error:  # noqa: BLE001 - an agent's code may raise anything; it is logged, translated, recorded
+            translated = translate(error)
+            log.warning("run_failed", run_id=run.id, code=translated.code, exc_info=error)
+            return self._ended(RunStatus.FAILED, _error_info(translated))
+        finally:
+            ACTIVE_RUN.reset(token)
+
+    async def _call_runner(self, context: Any) -> RunResult:
+        run = self._run
+        agent = self._starting_agent()
+        config = run_config(run, self._runtime.models, self._runtime.defaults)
+        self._trace_id = config.trace_id
+        where: dict[str, Any] = (
+            {"session": self._session}
+            if run.session_mode == "local"
+            else {"conversation_id": run.provider_conversation_id}
+        )
+        return await Runner.run(
+            agent,
+            cast("list[TResponseInputItem]", [dict(item) for item in run.input]),
+            context=context,
+            max_turns=run.options.max_turns or self._runtime.defaults.max_turns,
+            hooks=RecordingHooks(),
+            run_config=config,
+            **where,
+        )
+
+    def _starting_agent(self) -> Agent[Any]:
+        agent = prepared(self._runtime.registry.get(self._run.agent).agent)
+        options = self._run.options
+        if options.output_schema is not None:
+            return agent.clone(output_type=JsonSchemaOutput(options.output_schema))
+        return agent if options.output_type is None else agent.clone(output_type=options.output_type)
+
+    def _finished(self, result: RunResult) -> RunOutcome:
+        if result.interruptions:
+            for item in result.interruptions:
+                self._recording.publish(
+                    ApprovalRequested(
+                        item.call_id or "", item.tool_name or "", str(item.arguments or ""), item.agent.name
+                    )
+                )
+            return self._ended(
+                RunStatus.FAILED,
+                ErrorInfo("approval_required", "A tool needs a person's approval, and this server takes none yet."),
+            )
+        output = json_output(result.final_output)
+        items = self._items() if self._run.session_mode == "local" else self._server_items(result)
+        return self._outcome(
+            RunStatus.COMPLETED, self._runtime.registry.key_of(result.last_agent), output, text_output(output), items
+        )
+
+    def interrupted(self, reason: str) -> RunOutcome:
+        """Return the outcome of a stopped run; see the port."""
+        message = {
+            "user": "The run was cancelled.",
+            "timeout": "The run took longer than its time limit.",
+            "shutdown": "The server stopped before the run ended.",
+            "process_lost": "The process that executed the run was lost.",
+        }[reason]
+        status = RunStatus.CANCELLED if reason in {"user", "timeout"} else RunStatus.FAILED
+        return self._ended(status, ErrorInfo("run_cancelled", message, {"reason": reason}))
+
+    def _ended(self, status: RunStatus, error: ErrorInfo) -> RunOutcome:
+        """Close the history of a run that did not finish: its input, the finished pairs, an output for open calls."""
+        items = self._items()
+        known = items or list(self._run.input)
+        answers = [item for _, output in self._recording.responses for item in output]
+        in_flight = tool_calls.unseen(answers, known)
+        outputs = {
+            call.call_id: call.output
+            for call in self._recording.tool_calls.values()
+            if call.output is not None and not call.scope
+        }
+        closed = tool_calls.closed(tool_calls.without_reasoning_tail([*known, *in_flight]), outputs)
+        agent = self._recording.agents.get("", self._run.agent)
+        return self._outcome(status, self._runtime.registry.key_named(agent), None, "", closed, error)
+
+    def _items(self) -> list[Item]:
+        return [dict(item) for item in self._session.added]
+
+    def _server_items(self, result: RunResult) -> list[Item]:
+        new = [cast("Item", item.to_input_item()) for item in result.new_items if item.type != "tool_approval_item"]
+        return [*self._run.input, *new]
+
+    def _outcome(  # noqa: PLR0917 - one call site a kind of end; the fields are the outcome's own
+        self,
+        status: RunStatus,
+        agent: str,
+        output: Any,
+        output_text: str,
+        items: list[Item],
+        error: ErrorInfo | None = None,
+    ) -> RunOutcome:
+        recording = self._recording
+        return RunOutcome(
+            status=status,
+            agent=agent,
+            output=output,
+            output_text=output_text,
+            items=tuple(items),
+            steps=tuple(recording.steps),
+            calls=tuple(recording.calls),
+            tool_calls=tuple(recording.tool_calls.values()),
+            handoffs=tuple(recording.handoffs),
+            response_ids=tuple(response_id for response_id, _ in recording.responses if response_id),
+            spans=tuple(recording.spans),
+            trace_id=self._trace_id,
+            started_at=recording.started_at,
+            first_token_ms=recording.first_token_ms,
+            error=error,
+        )
+
+
+def _error_info(error: AppError) -> ErrorInfo:
+    details: dict[str, Any] = {}
+    if isinstance(error, ProviderError):
+        details["retryable"] = error.retryable
+        if error.request_id is not None:
+            details["request_id"] = error.request_id
+    if isinstance(error, RateLimited) and error.retry_after_s is not None:
+        details["retry_after_s"] = error.retry_after_s
+    return ErrorInfo(error.code, error.public_message, details)

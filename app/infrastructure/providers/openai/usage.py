@@ -1,0 +1,69 @@
+"""The SDK's usage to ours, and a count of our own for calls that were cut before the endpoint could report."""
+
+from base64 import b64decode
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import tiktoken
+from agents import Usage
+
+from app.domain.models.usage import TokenUsage
+
+_DATA = Path(__file__).parent / "data" / "o200k_base.tiktoken"
+# The split pattern of o200k_base as tiktoken publishes it; its own loader would fetch the ranks over the network.
+_PATTERN = "|".join(
+    [
+        r"""[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?""",
+        r"""[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?""",
+        r"""\p{N}{1,3}""",
+        r""" ?[^\s\p{L}\p{N}]+[\r\n/]*""",
+        r"""\s*[\r\n]+""",
+        r"""\s+(?!\S)""",
+        r"""\s+""",
+    ]
+)
+_MAX_COUNTED_CHARS = 2_000_000
+"""Longer texts are counted by their first part and scaled: an estimate need not cost seconds."""
+
+
+def token_usage(usage: Usage) -> TokenUsage:
+    """Return the SDK's usage of one finished call as ours; a call counts as one request even if it says none."""
+    return TokenUsage(
+        requests=max(1, usage.requests),
+        input_tokens=usage.input_tokens,
+        cached_tokens=usage.input_tokens_details.cached_tokens,
+        cache_write_tokens=usage.input_tokens_details.cache_write_tokens,
+        output_tokens=usage.output_tokens,
+        reasoning_tokens=usage.output_tokens_details.reasoning_tokens,
+    )
+
+
+def estimated_usage(instructions: str | None, request: str | Sequence[Any], output: str) -> TokenUsage:
+    """Count the tokens of a call that was cut: the whole request, and the output that had arrived."""
+    wire = request if isinstance(request, str) else msgspec.json.encode(request, enc_hook=str).decode()
+    return TokenUsage(
+        requests=1,
+        input_tokens=count_tokens(instructions or "") + count_tokens(wire),
+        output_tokens=count_tokens(output),
+    )
+
+
+def count_tokens(text: str) -> int:
+    """Return the number of tokens of a text in the o200k_base encoding."""
+    counted = text[:_MAX_COUNTED_CHARS]
+    if not counted:
+        return 0
+    tokens = len(_encoding().encode(counted, disallowed_special=()))
+    return tokens if len(counted) == len(text) else round(tokens * len(text) / len(counted))
+
+
+@lru_cache(maxsize=1)
+def _encoding() -> tiktoken.Encoding:
+    ranks: dict[bytes, int] = {}
+    for line in _DATA.read_bytes().splitlines():
+        token, rank = line.split()
+        ranks[b64decode(token)] = int(rank)
+    return tiktoken.Encoding("o200k_base", pat_str=_PATTERN, mergeable_ranks=ranks, special_tokens={})

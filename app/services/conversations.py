@@ -1,0 +1,125 @@
+"""Conversations for people: list, show, search, export, delete."""
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from app.domain.errors import InvalidInput
+from app.domain.models.conversations import Caller, Conversation, Message, MessageHit
+from app.domain.ports import ConversationStore
+
+MAX_PAGE = 100
+MAX_QUERY_CHARS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationView:
+    """A conversation with all its messages, in order."""
+
+    conversation: Conversation
+    messages: Sequence[Message]
+
+
+class ConversationService:
+    """What a caller may do with conversations beside running an agent in them."""
+
+    def __init__(self, store: ConversationStore, *, export_page: int = 500) -> None:
+        """`export_page`: how many items or messages an export holds in memory at once."""
+        self._store = store
+        self._export_page = export_page
+
+    async def list(
+        self, caller: Caller, *, limit: int = 20, after: str | None = None
+    ) -> tuple[Sequence[Conversation], bool]:
+        """Return up to `limit` conversations, newest first, and whether there are more.
+
+        `after` is the id that the page before ended with.
+
+        Raises:
+            InvalidInput: the limit is not between 1 and 100.
+        """
+        return await self._store.list(caller, limit=_checked_limit(limit), after=after)
+
+    async def show(self, caller: Caller, conversation_id: str) -> ConversationView:
+        """Return a conversation and its messages.
+
+        Raises:
+            ConversationNotFound: it does not exist for this caller.
+        """
+        conversation = await self._store.get(caller, conversation_id)
+        return ConversationView(conversation, await self._store.messages(caller, conversation_id))
+
+    async def search(self, caller: Caller, query: str, *, limit: int = 20) -> Sequence[MessageHit]:
+        """Return messages that hold all words of the query, newest first.
+
+        Raises:
+            InvalidInput: the query is blank or longer than 500 characters, or the limit is not between 1 and 100.
+        """
+        if not query.strip() or len(query) > MAX_QUERY_CHARS:
+            raise InvalidInput(f"A search query is 1 to {MAX_QUERY_CHARS} characters.", param="query")
+        return await self._store.search(caller, query, _checked_limit(limit))
+
+    async def delete(self, caller: Caller, conversation_id: str) -> None:
+        """Delete a conversation with its history, runs and client sessions; usage and completion events stay.
+
+        Raises:
+            ConversationNotFound: it does not exist for this caller.
+        """
+        await self._store.delete(caller, conversation_id)
+
+    async def export_jsonl(self, caller: Caller, conversation_id: str) -> AsyncIterator[str]:
+        """Return the history as JSON Lines: one item in the SDK's format a line, oldest first, each with its newline.
+
+        It is everything the model's history holds, tool calls and their outputs included, and nothing else: the lines,
+        decoded, are the input that goes on with the conversation anywhere. Read in pages; leaving early stops it.
+
+        Raises:
+            ConversationNotFound: it does not exist for this caller; raised here, before the first line.
+        """
+        await self._store.get(caller, conversation_id)
+        return self._item_lines(caller, conversation_id)
+
+    async def export_markdown(self, caller: Caller, conversation_id: str) -> AsyncIterator[str]:
+        """Return the messages as Markdown, in parts to be joined: a heading, facts, and a section a message.
+
+        The text of a message is not escaped: answers are Markdown themselves. Read in pages; leaving early stops it.
+
+        Raises:
+            ConversationNotFound: it does not exist for this caller; raised here, before the first part.
+        """
+        return self._sections(caller, await self._store.get(caller, conversation_id))
+
+    async def _item_lines(self, caller: Caller, conversation_id: str) -> AsyncIterator[str]:
+        read = 0
+        while page := await self._store.items(caller, conversation_id, limit=self._export_page, after=read):
+            for item in page:
+                yield f"{json.dumps(item, separators=(',', ':'))}\n"
+            read += self._export_page
+
+    async def _sections(self, caller: Caller, conversation: Conversation) -> AsyncIterator[str]:
+        yield _markdown_head(conversation)
+        position = 0
+        while page := await self._store.messages(caller, conversation.id, limit=self._export_page, after=position):
+            for message in page:
+                yield _markdown_section(message)
+            position = page[-1].position
+
+
+def _markdown_head(conversation: Conversation) -> str:
+    title = " ".join((conversation.title or "Conversation").split())
+    facts = [f"- Conversation: `{conversation.id}`"]
+    if conversation.agent is not None:
+        facts.append(f"- Agent: {conversation.agent}")
+    facts.append(f"- Opened: {conversation.created_at.isoformat(timespec='seconds')}")
+    return "\n".join([f"# {title}", "", *facts, ""])
+
+
+def _markdown_section(message: Message) -> str:
+    speaker = "User" if message.role == "user" else f"Assistant ({message.agent})" if message.agent else "Assistant"
+    return f"\n## {speaker}, {message.created_at.isoformat(timespec='seconds')}\n\n{message.text}\n"
+
+
+def _checked_limit(limit: int) -> int:
+    if not 1 <= limit <= MAX_PAGE:
+        raise InvalidInput(f"A limit is a number from 1 to {MAX_PAGE}.", param="limit")
+    return limit

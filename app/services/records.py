@@ -1,0 +1,200 @@
+"""The end of a run as one record: result, messages, priced usage, terminal event and completion event."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Literal
+
+from app.domain.identifiers import new_event_id
+from app.domain.models.conversations import Item
+from app.domain.models.events import RunCancelled, RunCompleted, RunFailed, SequencedEvent, TerminalEvent
+from app.domain.models.runs import (
+    CompletionEvent,
+    ErrorInfo,
+    NewMessage,
+    Run,
+    RunOutcome,
+    RunRecord,
+    RunResult,
+    RunStatus,
+    Timings,
+)
+from app.domain.models.usage import CallUsage, TokenUsage
+from app.domain.ports import PriceList
+
+COMPLETION_VERSION = 1
+MAX_TITLE_CHARS = 80
+
+Outcome = Literal["success", "error", "timeout", "user_terminated"]
+
+
+def build_record(
+    run: Run, outcome: RunOutcome, events: Sequence[SequencedEvent], prices: PriceList, now: datetime
+) -> RunRecord:
+    """Return everything the last transaction of a run writes; its last event is the terminal one."""
+    calls = tuple(_priced(call, prices) for call in outcome.calls)
+    usage = sum((call.tokens for call in calls), TokenUsage())
+    costs = [call.price.cost_usd for call in calls if call.price is not None]
+    cost = sum(costs, Decimal(0)) if costs else None
+    result = RunResult(
+        run_id=run.id,
+        conversation_id=run.conversation_id,
+        agent=outcome.agent,
+        status=outcome.status,
+        output=outcome.output,
+        items=outcome.items,
+        tool_calls=outcome.tool_calls,
+        handoffs=outcome.handoffs,
+        usage=usage,
+        calls=calls,
+        cost_usd=cost,
+        response_ids=outcome.response_ids,
+        timings=Timings(run.created_at, outcome.started_at, now, outcome.first_token_ms),
+        trace_id=outcome.trace_id,
+        error=outcome.error,
+    )
+    messages = _messages(run, outcome)
+    terminal = SequencedEvent(len(events) + 1, _terminal(result))
+    return RunRecord(
+        result=result,
+        messages=messages,
+        steps=outcome.steps,
+        events=(*events, terminal),
+        spans=outcome.spans,
+        completion=_completion(run, result, len(messages), now),
+        title=_title(run.input),
+    )
+
+
+def lost_outcome(run: Run) -> RunOutcome:
+    """Return the outcome of a run whose process was lost: its input is kept, what it did since is unknown."""
+    message = "The process that executed the run was lost before its end."
+    return RunOutcome(
+        status=RunStatus.FAILED,
+        agent=run.agent,
+        output=None,
+        output_text="",
+        items=run.input,
+        steps=(),
+        calls=(),
+        tool_calls=(),
+        handoffs=(),
+        response_ids=(),
+        spans=(),
+        trace_id=None,
+        started_at=run.created_at,
+        first_token_ms=None,
+        error=ErrorInfo("run_cancelled", message, {"reason": "process_lost"}),
+    )
+
+
+def user_text(items: Sequence[Item]) -> str:
+    """Return the text of the user's messages among input items; pictures and files are named, not shown."""
+    return "\n".join(_content_text(item.get("content", "")) for item in items if item.get("role") == "user")
+
+
+def _content_text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    texts: list[str] = []
+    for part in content if isinstance(content, list) else []:
+        kind = str(part.get("type", "")) if isinstance(part, Mapping) else ""
+        texts.append(str(part.get("text", "")) if kind.endswith("text") else f"[{kind.removeprefix('input_')}]")
+    return "\n".join(texts)
+
+
+def _priced(call: CallUsage, prices: PriceList) -> CallUsage:
+    return replace(call, price=prices.price(call.model, call.tokens, call.started_at))
+
+
+def _messages(run: Run, outcome: RunOutcome) -> tuple[NewMessage, ...]:
+    asked = user_text(run.input)
+    user = [NewMessage("user", asked, None)] if asked else []
+    if outcome.status is RunStatus.COMPLETED:
+        return (*user, NewMessage("assistant", outcome.output_text, outcome.agent))
+    return tuple(user)
+
+
+def _title(items: Sequence[Item]) -> str | None:
+    words = " ".join(user_text(items).split())
+    if len(words) <= MAX_TITLE_CHARS:
+        return words or None
+    return words[: MAX_TITLE_CHARS - 1].rsplit(" ", 1)[0] + "…"
+
+
+def _terminal(result: RunResult) -> TerminalEvent:
+    cost = None if result.cost_usd is None else str(result.cost_usd)
+    duration_ms = result.timings.duration_ms
+    if result.status is RunStatus.COMPLETED:
+        return RunCompleted(
+            result.run_id, result.conversation_id, result.agent, result.output, result.usage, cost, duration_ms
+        )
+    error = result.error or ErrorInfo("internal_error", "The run ended without an answer.")
+    if result.status is RunStatus.CANCELLED:
+        reason = str(error.details.get("reason", "user"))
+        return RunCancelled(
+            result.run_id, result.conversation_id, reason, error.message, result.usage, cost, duration_ms
+        )
+    return RunFailed(
+        result.run_id,
+        result.conversation_id,
+        error.code,
+        error.message,
+        result.usage,
+        cost,
+        duration_ms,
+        error.details,
+    )
+
+
+def _outcome(result: RunResult) -> Outcome:
+    if result.status is RunStatus.COMPLETED:
+        return "success"
+    if result.error is None:
+        return "error"
+    reason = result.error.details.get("reason")
+    if result.error.code == "provider_timeout" or reason == "timeout":
+        return "timeout"
+    return "user_terminated" if reason == "user" else "error"
+
+
+def _completion(run: Run, result: RunResult, message_count: int, now: datetime) -> CompletionEvent:
+    """Return the event for billing, analytics and audit: no content, the caller's metadata apart."""
+    usage = result.usage
+    outcome = _outcome(result)
+    payload: dict[str, Any] = {
+        "session_type": "chat",
+        "agent": result.agent,
+        "models": sorted({call.model for call in result.calls}),
+        "outcome": {"status": outcome, "error_code": result.error.code if result.error else None},
+        "usage": {
+            "requests": usage.requests,
+            "input_tokens": usage.input_tokens,
+            "cached_tokens": usage.cached_tokens,
+            "output_tokens": usage.output_tokens,
+            "reasoning_tokens": usage.reasoning_tokens,
+            "total_tokens": usage.total_tokens,
+            "cost_usd": None if result.cost_usd is None else str(result.cost_usd),
+            "estimated": any(call.accuracy == "estimated" for call in result.calls),
+        },
+        "start_time": result.timings.started_at.isoformat(),
+        "end_time": result.timings.finished_at.isoformat(),
+        "duration_ms": result.timings.duration_ms,
+        "first_token_ms": result.timings.first_token_ms,
+        "message_count": message_count,
+        "tool_call_count": len(result.tool_calls),
+        "metadata": dict(run.options.metadata),
+    }
+    return CompletionEvent(
+        id=new_event_id(),
+        type="session.completed" if result.status is RunStatus.COMPLETED else "run.failed",
+        version=COMPLETION_VERSION,
+        organization_id=run.caller.organization_id,
+        user_id=run.caller.user_id,
+        session_id=run.conversation_id,
+        run_id=run.id,
+        outcome=outcome,
+        payload=payload,
+        created_at=now,
+    )

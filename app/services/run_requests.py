@@ -1,0 +1,106 @@
+"""Checks a run request before anything is written: wrong types, sizes and ranges, each named."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from app.domain.errors import InvalidInput
+from app.domain.identifiers import check_organization
+from app.domain.models.conversations import Item
+from app.domain.models.runs import RunOptions, RunRequest
+
+MAX_TURNS = 1_000
+MAX_TIMEOUT_S = 24 * 3600
+MAX_HISTORY_ITEMS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class RunLimits:
+    """What one run may ask for, and what it gets when it asks for nothing."""
+
+    max_input_bytes: int = 1_000_000
+    """Of the input as JSON."""
+    max_metadata_bytes: int = 16_384
+    """Of metadata, and of context variables, each."""
+    timeout_s: float = 600.0
+    """For a run that sets none."""
+    history_items: int = 100
+    """For a run that sets none."""
+    sticky_agent: bool = False
+    """Whether the agent that answered last gets the next input of its conversation."""
+
+
+def checked_input(request: RunRequest, limits: RunLimits) -> tuple[Item, ...]:
+    """Return the input as items.
+
+    Raises:
+        InvalidInput: the input is empty, too large, or no list of JSON objects; `param` names what is wrong.
+    """
+    given: object = request.input
+    if isinstance(given, str):
+        if not given.strip():
+            raise InvalidInput("The input is empty.", param="input")
+        items: list[Item] = [{"role": "user", "content": given}]
+    elif isinstance(given, Sequence) and not isinstance(given, bytes | bytearray) and given:
+        items = [_checked_item(item, index) for index, item in enumerate(given)]
+    else:
+        raise InvalidInput("The input is a text or a list of input items.", param="input")
+    if _size(items, "input") > limits.max_input_bytes:
+        raise InvalidInput(f"The input is larger than {limits.max_input_bytes} bytes.", param="input")
+    return tuple(items)
+
+
+def check_request(request: RunRequest, limits: RunLimits) -> None:
+    """Check everything but the input.
+
+    Raises:
+        InvalidInput: `param` names what is wrong.
+    """
+    check_organization(request.caller.organization_id)
+    user_id = request.caller.user_id
+    if user_id is not None and not 1 <= len(user_id) <= 255:
+        raise InvalidInput("A user id is 1 to 255 characters.", param="user_id")
+    options = request.options
+    if options.max_turns is not None:
+        _check_range("max_turns", options.max_turns, 1, MAX_TURNS, whole=True)
+    if options.timeout_s is not None:
+        _check_range("timeout_s", options.timeout_s, 0.001, MAX_TIMEOUT_S, whole=False)
+    if options.history_items is not None:
+        _check_range("history_items", options.history_items, 0, MAX_HISTORY_ITEMS, whole=True)
+    if options.output_type is not None and options.output_schema is not None:
+        raise InvalidInput("Give an output type or an output schema, not both.", param="output_schema")
+    _check_mappings(options, limits)
+
+
+def _checked_item(item: object, index: int) -> Item:
+    if not isinstance(item, Mapping) or not all(isinstance(key, str) for key in item):
+        raise InvalidInput(f"Input item {index} is not a JSON object.", param=f"input[{index}]")
+    if "role" not in item and "type" not in item:
+        raise InvalidInput(f"Input item {index} has neither a role nor a type.", param=f"input[{index}]")
+    return {str(key): value for key, value in item.items()}
+
+
+def _check_range(name: str, value: Any, least: float, most: float, *, whole: bool) -> None:
+    kinds = (int,) if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
+        raise InvalidInput(f"{name} is a number from {least} to {most}.", param=name)
+
+
+def _check_mappings(options: RunOptions, limits: RunLimits) -> None:
+    for name in ("model_settings", "variables", "metadata"):
+        value = getattr(options, name)
+        if not isinstance(value, Mapping):
+            raise InvalidInput(f"{name} is a JSON object.", param=name)
+        if _size(value, name) > limits.max_metadata_bytes:
+            raise InvalidInput(f"{name} is larger than {limits.max_metadata_bytes} bytes.", param=name)
+
+
+def _size(value: Any, name: str) -> int:
+    try:
+        return len(msgspec.json.encode(value))
+    except UnicodeEncodeError:  # lone surrogates: legal JSON escapes, so measured by characters
+        return len(str(value))
+    except (TypeError, ValueError, RecursionError, OverflowError) as error:
+        raise InvalidInput(f"{name} holds a value that is not JSON.", param=name) from error

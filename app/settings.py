@@ -1,0 +1,214 @@
+"""Settings: one section a subject, read once by `bootstrap`, which passes plain values on.
+
+Names that the field knows keep them (`OPENAI_API_KEY`, `DATABASE_URL`, `HOST`, `PORT`, `LOG_LEVEL`); ours begin with
+`APP_`. A `.env` file in the working directory is read too; the environment wins. `durable-agents doctor` prints every
+value with its source.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import AliasChoices, BaseModel, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.domain.errors import ConfigurationError
+
+
+def _config(prefix: str) -> SettingsConfigDict:
+    return SettingsConfigDict(
+        env_prefix=prefix, env_file=".env", extra="ignore", env_nested_delimiter="__", populate_by_name=True
+    )
+
+
+class OpenAISettings(BaseSettings):
+    """The model endpoint."""
+
+    model_config = _config("OPENAI_")
+
+    api_key: SecretStr | None = Field(None, description="Key of the endpoint. Unset, and no base URL: the demo model.")
+    base_url: str | None = Field(None, description="Any OpenAI-compatible endpoint. Unset: OpenAI's own.")
+    organization: str | None = Field(
+        None,
+        validation_alias=AliasChoices("OPENAI_ORG_ID", "OPENAI_ORG", "OPENAI_ORGANIZATION"),
+        description="Sent as OpenAI-Organization.",
+    )
+    project: str | None = Field(
+        None, validation_alias=AliasChoices("OPENAI_PROJECT_ID", "OPENAI_PROJECT"), description="Sent as OpenAI-Project."
+    )
+    model: str = Field("gpt-5.4-mini", description="Model of agents that name none.")
+    api: Literal["auto", "responses", "chat_completions"] = Field(
+        "auto", description="Wire API. auto: Responses at OpenAI; elsewhere the endpoint is asked once."
+    )
+    request_timeout_s: float = Field(90.0, gt=0, description="Seconds for one model request, not for a whole run.")
+    connect_timeout_s: float = Field(5.0, gt=0, description="Seconds to reach the endpoint.")
+    max_retries: int = Field(2, ge=0, le=10, description="Retries of one request; the only place where it is retried.")
+    trace_export: bool = Field(False, description="Also send the SDK's traces to OpenAI. Spans are kept here anyway.")
+
+
+class DatabaseSettings(BaseSettings):
+    """The database; SQLite unless a URL says otherwise."""
+
+    model_config = _config("APP_DATABASE_")
+
+    url: SecretStr = Field(
+        SecretStr("sqlite:///durable-agents.db"),
+        validation_alias=AliasChoices("DATABASE_URL", "APP_DATABASE_URL"),
+        description="sqlite:///file.db or postgresql://user:password@host/name.",
+    )
+    pool_size: int = Field(10, ge=1, le=200, description="Connections kept open; PostgreSQL may use twice as many.")
+    pool_timeout_s: float = Field(10.0, gt=0, description="Seconds to wait for a free connection.")
+    connect_timeout_s: float = Field(5.0, gt=0, description="Seconds to connect (PostgreSQL).")
+    statement_timeout_s: float = Field(15.0, gt=0, description="Seconds for one statement (PostgreSQL).")
+    sqlite_busy_timeout_s: float = Field(20.0, gt=0, description="Seconds to wait for SQLite's writer lock.")
+    sqlite_synchronous: Literal["NORMAL", "FULL"] = Field(
+        "NORMAL", description="NORMAL survives a killed process, FULL also a power cut."
+    )
+
+
+class RunSettings(BaseSettings):
+    """Runs."""
+
+    model_config = _config("APP_RUN_")
+
+    max_turns: int = Field(10, ge=1, le=1_000, description="Model calls of one run's loop.")
+    timeout_s: float = Field(600.0, gt=0, description="Seconds for a whole run; then it is cancelled.")
+    history_items: int = Field(100, ge=0, le=10_000, description="Latest history items that the model sees.")
+    max_input_bytes: int = Field(1_000_000, ge=1, description="Bytes of one input as JSON.")
+    max_running: int = Field(100, ge=1, description="Runs executed at once by one process; more wait.")
+    lease_s: float = Field(15.0, gt=0, description="Seconds until the run of a lost process may be taken over.")
+    poll_s: float = Field(1.0, gt=0, description="Seconds between two looks for a run whose turn has come.")
+    shutdown_grace_s: float = Field(20.0, ge=0, description="Seconds that running runs get when the process stops.")
+    finish_timeout_s: float = Field(30.0, gt=0, description="Seconds to try to record a run's end while the database is away.")
+    session_mode: Literal["local", "server"] = Field(
+        "local", description="Where the history lives: our tables, or the provider's Conversations API."
+    )
+    sticky_agent: bool = Field(False, description="The agent that answered last gets the next input.")
+
+
+class ServerSettings(BaseSettings):
+    """The HTTP server."""
+
+    model_config = _config("APP_SERVER_")
+
+    host: str = Field("127.0.0.1", validation_alias=AliasChoices("HOST"), description="Address; loopback only until keys exist.")
+    port: int = Field(8000, ge=0, le=65_535, validation_alias=AliasChoices("PORT"), description="Port; 0 for any free one.")
+    heartbeat_s: float = Field(15.0, gt=0, description="Seconds of silence after which a stream sends a comment.")
+    max_body_bytes: int = Field(1_100_000, ge=1, description="Bytes of one request body.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", validation_alias=AliasChoices("LOG_LEVEL"), description="Least severe level that is logged."
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="auto: console on a terminal, JSON lines elsewhere."
+    )
+
+
+class AgentSettings(BaseSettings):
+    """Which agents are served."""
+
+    model_config = _config("APP_")
+
+    agents: str = Field(
+        "", description="Comma-separated `package.module:attribute` of agents to serve. Unset: the demo agents."
+    )
+    agents_folder: str | None = Field(None, description="Folder of modules that declare agents.")
+    tools_folder: str | None = Field(None, description="Folder of modules that define tools for declared agents.")
+    default_agent: str | None = Field(None, description="Key of the agent that answers when a request names none.")
+    models: Mapping[str, str] = Field(
+        default_factory=dict[str, str], description="Models by key, as APP_MODELS__FAST=gpt-5.4-nano, for agents that name a key."
+    )
+    demo_delay_ms: int = Field(15, ge=0, description="Milliseconds between two words of the demo model.")
+
+
+class Settings(BaseModel):
+    """All sections."""
+
+    openai: OpenAISettings
+    database: DatabaseSettings
+    runs: RunSettings
+    server: ServerSettings
+    agents: AgentSettings
+
+
+def load_settings(**overrides: Mapping[str, Any]) -> Settings:
+    """Read all sections from the environment; an override is a mapping of fields of one section, by its name.
+
+    Raises:
+        ConfigurationError: a value is wrong; the message names the variable and what it may be.
+    """
+    sections: dict[str, type[BaseSettings]] = {
+        "openai": OpenAISettings,
+        "database": DatabaseSettings,
+        "runs": RunSettings,
+        "server": ServerSettings,
+        "agents": AgentSettings,
+    }
+    loaded: dict[str, BaseSettings] = {}
+    for name, section in sections.items():
+        try:
+            loaded[name] = section(**overrides.get(name, {}))
+        except ValidationError as error:
+            first = error.errors(include_input=False)[0]
+            field = str(first["loc"][0]) if first["loc"] else name
+            variable = field if field.isupper() else variable_of(section, field)
+            raise ConfigurationError(f"{variable}: {first['msg']}.") from error
+    return Settings(**loaded)  # pyright: ignore[reportArgumentType] - the keys are the fields
+
+
+def variable_of(section: type[BaseSettings], field: str) -> str:
+    """Return the environment variable that sets a field."""
+    info = section.model_fields.get(field)
+    alias = None if info is None else info.validation_alias
+    if isinstance(alias, AliasChoices):
+        return str(alias.choices[0])
+    return f"{section.model_config.get('env_prefix', '')}{field}".upper()
+
+
+@dataclass(frozen=True, slots=True)
+class SettingReport:
+    """One setting as `doctor` prints it."""
+
+    variable: str
+    value: str
+    default: str
+    source: Literal["environment", ".env", "command line", "default"]
+    description: str
+
+
+def report(settings: Settings) -> Iterator[SettingReport]:
+    """Yield every setting with its source; secrets are masked."""
+    dotenv = _dotenv_names()
+    for name in Settings.model_fields:
+        section: BaseSettings = getattr(settings, name)
+        for field, info in type(section).model_fields.items():
+            variable = variable_of(type(section), field)
+            value = getattr(section, field)
+            default = info.get_default(call_default_factory=True)
+            source: Literal["environment", ".env", "command line", "default"] = "default"
+            if any(known.upper() == variable or known.upper().startswith(f"{variable}__") for known in os.environ):
+                source = "environment"
+            elif variable in dotenv:
+                source = ".env"
+            elif value != default:
+                source = "command line"
+            yield SettingReport(variable, masked(value), masked(default), source, info.description or "")
+
+
+def masked(value: object) -> str:
+    """Return a value for people: secrets keep their last four characters, URLs lose their password."""
+    if isinstance(value, SecretStr):
+        secret = value.get_secret_value()
+        if "://" in secret:
+            scheme, _, rest = secret.partition("://")
+            return f"{scheme}://***@{rest.rpartition('@')[2]}" if "@" in rest else secret
+        return f"***{secret[-4:]}" if len(secret) > 12 else "***"
+    return "" if value is None else str(value)
+
+
+def _dotenv_names() -> set[str]:
+    try:
+        with open(".env", encoding="utf-8") as lines:  # noqa: PTH123 - the same relative file that pydantic reads
+            return {line.partition("=")[0].strip().upper() for line in lines if "=" in line}
+    except OSError:
+        return set()

@@ -1,0 +1,47 @@
+"""Alembic's commands, run over a test's engine."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.infrastructure.persistence.schema import migrations_path
+
+CONVERSATIONS = "c8a86589e6ff"
+SDK_SESSIONS = "6724700351b6"
+JOURNAL = "76f2bd8c2650"
+ALL = [CONVERSATIONS, SDK_SESSIONS, JOURNAL]
+
+TABLES = {
+    CONVERSATIONS: {"agent_conversations", "agent_messages", "client_sessions"},
+    SDK_SESSIONS: {"sdk_agent_sessions", "sdk_agent_session_messages"},
+    JOURNAL: {"agent_runs", "agent_run_steps", "agent_run_events", "agent_run_usage", "completion_events"},
+}
+
+
+def config(connection: Connection | None = None, folder: Path | None = None) -> Config:
+    made = Config(attributes={"connection": connection})
+    made.set_main_option("script_location", str(folder or migrations_path()))
+    made.set_main_option("path_separator", "os")
+    return made
+
+
+async def _run(engine: AsyncEngine, action: Callable[[Config], Any], folder: Path | None) -> None:
+    async with engine.connect() as connection:
+        await connection.run_sync(lambda sync: action(config(sync, folder)))
+
+
+async def up(engine: AsyncEngine, revision: str = "head") -> None:
+    await _run(engine, lambda made: command.upgrade(made, revision), None)
+
+
+async def down(engine: AsyncEngine, revision: str = "base") -> None:
+    await _run(engine, lambda made: command.downgrade(made, revision), None)
+
+
+async def autogenerate(engine: AsyncEngine, folder: Path, message: str) -> None:
+    await _run(engine, lambda made: command.revision(made, message, autogenerate=True), folder)
