@@ -1,7 +1,7 @@
 """Conversations for people: list, show, search, export, delete."""
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from app.domain.errors import InvalidInput
@@ -67,7 +67,7 @@ class ConversationService:
         """
         await self._store.delete(caller, conversation_id)
 
-    async def export_jsonl(self, caller: Caller, conversation_id: str) -> AsyncIterator[str]:
+    async def export_jsonl(self, caller: Caller, conversation_id: str) -> AsyncGenerator[str]:
         """Return the history as JSON Lines: one item in the SDK's format a line, oldest first, each with its newline.
 
         It is everything the model's history holds, tool calls and their outputs included, and nothing else: the lines,
@@ -79,7 +79,7 @@ class ConversationService:
         await self._store.get(caller, conversation_id)
         return self._item_lines(caller, conversation_id)
 
-    async def export_markdown(self, caller: Caller, conversation_id: str) -> AsyncIterator[str]:
+    async def export_markdown(self, caller: Caller, conversation_id: str) -> AsyncGenerator[str]:
         """Return the messages as Markdown, in parts to be joined: a heading, facts, and a section a message.
 
         The text of a message is not escaped: answers are Markdown themselves. Read in pages; leaving early stops it.
@@ -89,14 +89,14 @@ class ConversationService:
         """
         return self._sections(caller, await self._store.get(caller, conversation_id))
 
-    async def _item_lines(self, caller: Caller, conversation_id: str) -> AsyncIterator[str]:
+    async def _item_lines(self, caller: Caller, conversation_id: str) -> AsyncGenerator[str]:
         read = 0
         while page := await self._store.items(caller, conversation_id, limit=self._export_page, after=read):
             for item in page:
                 yield f"{json.dumps(item, separators=(',', ':'))}\n"
             read += self._export_page
 
-    async def _sections(self, caller: Caller, conversation: Conversation) -> AsyncIterator[str]:
+    async def _sections(self, caller: Caller, conversation: Conversation) -> AsyncGenerator[str]:
         yield _markdown_head(conversation)
         position = 0
         while page := await self._store.messages(caller, conversation.id, limit=self._export_page, after=position):

@@ -51,7 +51,17 @@ def main() -> int:
         shutil.copy(options.source / "pyproject.toml", folder)
         # The folder comes first: `tests` must be the SDK's there, and `app` ours.
         path = os.pathsep.join([folder, str(Path(__file__).parent), str(REPOSITORY)])
-        command = [sys.executable, "-m", "pytest", "-p", "sdk_suite", "-p", "no:cacheprovider", *SUITES, *pytest_arguments]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "sdk_suite",
+            "-p",
+            "no:cacheprovider",
+            *SUITES,
+            *pytest_arguments,
+        ]
         return subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": path}, check=False).returncode
 
 

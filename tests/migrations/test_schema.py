@@ -136,22 +136,22 @@ async def test_ensure_migrates_sqlite_in_memory() -> None:
     await engine.dispose()
 
 
-async def test_ensure_refuses_an_empty_postgresql(postgres_engine: AsyncEngine) -> None:
+async def test_ensure_refuses_an_empty_postgresql(postgresql_engine: AsyncEngine) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        await schema.ensure(postgres_engine)
+        await schema.ensure(postgresql_engine)
     assert caught.value.public_message == (
         f"The database schema is at revision none and this release needs {JOURNAL}: run durable-agents db upgrade"
     )
-    assert (await schema.check(postgres_engine)).current is None
+    assert (await schema.check(postgresql_engine)).current is None
 
 
-async def test_ensure_refuses_an_old_postgresql_and_leaves_it_as_it_is(postgres_engine: AsyncEngine) -> None:
-    await up(postgres_engine, SDK_SESSIONS)
+async def test_ensure_refuses_an_old_postgresql_and_leaves_it_as_it_is(postgresql_engine: AsyncEngine) -> None:
+    await up(postgresql_engine, SDK_SESSIONS)
     with pytest.raises(ConfigurationError, match=f"{SDK_SESSIONS}.*{JOURNAL}.*run durable-agents db upgrade"):
-        await schema.ensure(postgres_engine)
-    assert (await schema.check(postgres_engine)).current == SDK_SESSIONS
-    await schema.upgrade(postgres_engine)
-    await schema.ensure(postgres_engine)
+        await schema.ensure(postgresql_engine)
+    assert (await schema.check(postgresql_engine)).current == SDK_SESSIONS
+    await schema.upgrade(postgresql_engine)
+    await schema.ensure(postgresql_engine)
 
 
 async def _set_revision(engine: AsyncEngine, revision: str) -> None:
@@ -192,15 +192,15 @@ async def test_the_connection_goes_back_to_the_pool_as_it_came(engine: AsyncEngi
     assert await _value(engine, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
 
 
-async def test_a_table_in_use_ends_the_upgrade_soon_and_gives_its_lock_back(postgres_engine: AsyncEngine) -> None:
+async def test_a_table_in_use_ends_the_upgrade_soon_and_gives_its_lock_back(postgresql_engine: AsyncEngine) -> None:
     """Every later query on the table would wait behind the migration; so it gives up, and another try works."""
-    await up(postgres_engine, CONVERSATIONS)
-    async with postgres_engine.connect() as user:
+    await up(postgresql_engine, CONVERSATIONS)
+    async with postgresql_engine.connect() as user:
         await user.execute(text("SELECT id FROM agent_conversations"))
         with pytest.raises(StorageUnavailable, match="in use"):
-            await schema.upgrade(postgres_engine)
-    assert (await schema.check(postgres_engine)).current == CONVERSATIONS
-    assert await schema.upgrade(postgres_engine) == [SDK_SESSIONS, JOURNAL]
+            await schema.upgrade(postgresql_engine)
+    assert (await schema.check(postgresql_engine)).current == CONVERSATIONS
+    assert await schema.upgrade(postgresql_engine) == [SDK_SESSIONS, JOURNAL]
 
 
 async def test_an_unreachable_database_is_unavailable(tmp_path: Path) -> None:

@@ -77,22 +77,26 @@ def _key(by: UsageGrouping, dialect: str) -> ColumnElement[Any]:
 
 
 def _sum_of_costs(dialect: str) -> ColumnElement[Any]:
-    """Return the exact sum in units of the last digit, as an integer.
+    """Return the exact sum: a decimal, or on SQLite an integer in units of the last digit.
 
     SQLite keeps an amount as text and would sum floats. One amount in units of 1e-10 USD is far below 2^53, so rounding
     its float gives exactly that integer, and integers are summed without loss (up to 900 million USD).
     """
-    if dialect == "sqlite":
-        units = func.round(cast(run_usage.c.cost_usd, Float) * 10.0**_COST_DIGITS)
-        return func.sum(cast(units, BigInteger))
-    return cast(func.sum(run_usage.c.cost_usd) * 10**_COST_DIGITS, BigInteger)
+    if dialect != "sqlite":
+        return func.sum(run_usage.c.cost_usd)
+    units = func.round(cast(run_usage.c.cost_usd, Float) * 10.0**_COST_DIGITS)
+    return func.sum(cast(units, BigInteger))
+
+
+def _cost(stored: Decimal | int | None) -> Decimal | None:
+    return Decimal(stored).scaleb(-_COST_DIGITS) if isinstance(stored, int) else stored
 
 
 def _group(row: Row[Any]) -> UsageGroup:
     return UsageGroup(
         key=row.group_key,
         tokens=TokenUsage(**{name: int(getattr(row, name)) for name in _TOKEN_COLUMNS}),
-        cost_usd=None if row.cost is None else Decimal(row.cost).scaleb(-_COST_DIGITS),
+        cost_usd=_cost(row.cost),
         unpriced_requests=int(row.unpriced),
         estimated_requests=int(row.estimated),
     )

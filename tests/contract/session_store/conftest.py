@@ -1,5 +1,7 @@
 """The sessions under test: the store's own, and bare ones over an engine that SQLAlchemy made."""
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -76,7 +78,9 @@ async def row_counts(engine: AsyncEngine, key: str) -> tuple[int, int]:
     """Return how many session rows and message rows the key has."""
     async with engine.connect() as connection:
         counts = [
-            (await connection.execute(text(f"SELECT count(*) FROM {table} WHERE session_id = :key"), {"key": key})).scalar()
+            (
+                await connection.execute(text(f"SELECT count(*) FROM {table} WHERE session_id = :key"), {"key": key})
+            ).scalar()
             for table in (SESSIONS_TABLE, MESSAGES_TABLE)
         ]
     return counts[0] or 0, counts[1] or 0
@@ -111,3 +115,14 @@ def recorded_statements(engine: AsyncEngine) -> Iterator[list[str]]:
     yield seen
     for name, listener in listeners.items():
         event.remove(engine.sync_engine, name, listener)
+
+
+async def closed(engine: AsyncEngine) -> None:
+    """Close an engine whose connections failed to open.
+
+    The driver's thread of such a connection ends by itself, and reports to the event loop, which must still be there.
+    """
+    await engine.dispose()
+    for thread in threading.enumerate():
+        if "_connection_worker_thread" in thread.name:
+            await asyncio.to_thread(thread.join, 5)

@@ -194,7 +194,9 @@ async def test_a_locked_file_is_waited_for(make_session: MakeSession, database_u
     other_process = sqlite3.connect(database_url.removeprefix("sqlite:///"), isolation_level=None)
     other_process.execute("BEGIN IMMEDIATE")
 
-    writes = asyncio.gather(session.add_items([user("2")]), make_session("t").pop_item(), make_session("u").clear_session())
+    writes = asyncio.gather(
+        session.add_items([user("2")]), make_session("t").pop_item(), make_session("u").clear_session()
+    )
     done, _ = await asyncio.wait({writes}, timeout=0.3)
     assert not done
     assert contents(await session.get_items()) == ["1"]  # readers do not wait

@@ -10,7 +10,7 @@ from app.domain.identifiers import session_key
 from app.domain.ports import AgentSessionStore
 from app.infrastructure.persistence.engine import EngineLimits, build_engine
 from app.infrastructure.providers.openai.session_store import OpenAISQLAlchemySessionStore
-from tests.contract.session_store.conftest import contents, row_counts, user
+from tests.contract.session_store.conftest import closed, contents, row_counts, user
 
 KEY = session_key("acme", "conv_1")
 
@@ -114,7 +114,7 @@ async def test_a_database_that_is_away_is_unavailable(url: str) -> None:
         with pytest.raises(StorageUnavailable) as caught:
             await call()
         assert caught.value.__cause__ is not None
-    await engine.dispose()
+    await closed(engine)
 
 
 async def test_a_file_that_stays_locked_is_unavailable_and_nothing_is_written(sqlite_url: str) -> None:

@@ -138,7 +138,14 @@ async def test_a_limit_of_zero_or_less_gives_none(make_session: MakeSession, lim
 async def test_any_text_survives(session: DurableSession) -> None:
     items = [
         user("NUL \x00, half an emoji \ud83d, a whole one \U0001f600, ümläut, \u2028, quotes ' \" \\ :name %s ?"),
-        {"type": "function_call", "call_id": "c", "name": "f", "arguments": '{"a": "\\u0000"}', "big": 2**70, "x": 1e300},
+        {
+            "type": "function_call",
+            "call_id": "c",
+            "name": "f",
+            "arguments": '{"a": "\\u0000"}',
+            "big": 2**70,
+            "x": 1e300,
+        },
         {"role": "user", "content": [{"type": "input_text", "text": ""}], "nothing": None, "yes": True},
     ]
     await session.add_items(items)

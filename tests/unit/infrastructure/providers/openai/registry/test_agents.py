@@ -287,7 +287,7 @@ async def test_an_agent_tool_passes_on_what_must_end_the_run(error: Exception) -
         spec("front", agent_tools=(AgentToolSpec("inner"),), model="front"), spec("inner", model="in")
     )
     scripts = Scripts(front=[[function_call("inner", {"input": "x"}, call_id="c1")]], **{"in": [error]})
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - the SDK may wrap it
+    with pytest.raises(Exception) as caught:  # the SDK may wrap it
         await Runner.run(registry.get("front").agent, "x", run_config=scripts.config())
     assert caught.value is error or caught.value.__cause__ is error
 

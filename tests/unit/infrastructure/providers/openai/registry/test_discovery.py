@@ -51,8 +51,12 @@ def test_folder(tmp_path: Path) -> None:
     write(
         folder,
         "a.py",
-        "from .b import ANY_NAME\nfrom app.domain.models.agents import AgentSpec\n"
-        "ONE = AgentSpec(key='one', description='D.', instructions='x')\n_TWO = AgentSpec(key='two', description='D.', instructions='x')\n",
+        """
+        from .b import ANY_NAME
+        from app.domain.models.agents import AgentSpec
+        ONE = AgentSpec(key="one", description="D.", instructions="x")
+        _TWO = AgentSpec(key="two", description="D.", instructions="x")
+        """,
     )
     write(folder / "sub", "__init__.py", SPEC.format(name="SUB", key="sub"))
     write(folder, "notes.txt", "not a module")
@@ -137,7 +141,8 @@ def test_entry_points(importable: Path) -> None:
         importable / "plug_in-1.0.dist-info",
         "entry_points.txt",
         "[durable_agents.agents]\nb = plug_in:TWO\na = plug_in:ONE\n"
-        "[bad.value]\nx = plug_in:BAD\n[bad.module]\nx = plug_out:ONE\n[bad.attribute]\nx = plug_in:NO\n[bad.form]\nx = plug_in\n",
+        "[bad.value]\nx = plug_in:BAD\n[bad.module]\nx = plug_out:ONE\n"
+        "[bad.attribute]\nx = plug_in:NO\n[bad.form]\nx = plug_in\n",
     )
     importlib.invalidate_caches()
     assert [agent.name for agent in discover_entry_points() if isinstance(agent, Agent)] == ["One", "Two"]

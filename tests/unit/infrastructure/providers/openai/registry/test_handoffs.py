@@ -47,7 +47,7 @@ HISTORY: list[Any] = [
 
 def shape(items: Any) -> list[str]:
     """Each item as one word: the call or the text."""
-    return [str(item.get("call_id") or item.get("content") and _text(item["content"])) for item in items]
+    return [str(item.get("call_id") or _text(item["content"])) for item in items]
 
 
 def _text(content: Any) -> str:

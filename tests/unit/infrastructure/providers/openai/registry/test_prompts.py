@@ -10,6 +10,9 @@ from agents import Agent, RunContextWrapper, Runner
 from agents.testing import assistant_message
 
 from app.domain.errors import AgentFailed, ConfigurationError, InvalidInput
+from app.domain.models.conversations import Caller
+from app.infrastructure.providers.openai.context import ACTIVE_RUN, ActiveRun, RunContext
+from app.infrastructure.providers.openai.recording import RunRecording
 from app.infrastructure.providers.openai.registry.prompts import build_instructions, today_utc
 from tests.unit.infrastructure.providers.openai.registry.building import Scripts, registry_of, spec
 
@@ -125,6 +128,19 @@ def test_prompt_files(tmp_path: Path) -> None:
         build_instructions(spec(prompt_path=path))
     with pytest.raises(ConfigurationError, match="cannot be read"):
         build_instructions(spec(prompt_path=tmp_path))
+
+
+def test_the_callers_own_context_type_may_have_no_variables() -> None:
+    caller = Caller(organization_id="o", user_id="u")
+    run = RunContext("r", "c", caller, "helper", {"name": "Ann"}, {})
+    instructions = build_instructions(spec(instructions="Hi {{ name }}", run_variables=("name",)))
+    assert not isinstance(instructions, str)
+    token = ACTIVE_RUN.set(ActiveRun(run, RunRecording(lambda _: None, stream=False, history=[]), ""))
+    try:
+        assert instructions(RunContextWrapper("theirs"), Agent(name="x")) == "Hi Ann"
+        assert instructions(RunContextWrapper(run), Agent(name="x")) == "Hi Ann"
+    finally:
+        ACTIVE_RUN.reset(token)
 
 
 async def test_the_runner_renders_for_each_run() -> None:

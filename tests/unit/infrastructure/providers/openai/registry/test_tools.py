@@ -194,7 +194,7 @@ def test_wrong_option_names_agent_tool_and_option(kind: Any, options: dict[str, 
 
 
 def test_unknown_hosted_tool() -> None:
-    with pytest.raises(ConfigurationError, match="no hosted tool 'teleport'. Use one of: web_search"):
+    with pytest.raises(ConfigurationError, match=r"no hosted tool 'teleport'\. Use one of: web_search"):
         registry_of(spec(tools=(HostedToolSpec("teleport"),)))  # type: ignore[arg-type]
 
 
