@@ -162,10 +162,10 @@ async def readiness(engine: AsyncEngine) -> Readiness:
     try:
         state = await schema.check(engine)
     except AppError:
-        return Readiness(False, "unavailable")
+        return Readiness(ready=False, database="unavailable")
     if not state.up_to_date:
-        return Readiness(False, f"schema {state.current or 'empty'} is not {state.head}")
-    return Readiness(True, "ok")
+        return Readiness(ready=False, database=f"schema {state.current or 'empty'} is not {state.head}")
+    return Readiness(ready=True, database="ok")
 
 
 def engine_of(settings: Settings) -> AsyncEngine:

@@ -35,7 +35,9 @@ class OpenAISettings(BaseSettings):
         description="Sent as OpenAI-Organization.",
     )
     project: str | None = Field(
-        None, validation_alias=AliasChoices("OPENAI_PROJECT_ID", "OPENAI_PROJECT"), description="Sent as OpenAI-Project."
+        None,
+        validation_alias=AliasChoices("OPENAI_PROJECT_ID", "OPENAI_PROJECT"),
+        description="Sent as OpenAI-Project.",
     )
     model: str = Field("gpt-5.4-mini", description="Model of agents that name none.")
     api: Literal["auto", "responses", "chat_completions"] = Field(
@@ -44,7 +46,9 @@ class OpenAISettings(BaseSettings):
     request_timeout_s: float = Field(90.0, gt=0, description="Seconds for one model request, not for a whole run.")
     connect_timeout_s: float = Field(5.0, gt=0, description="Seconds to reach the endpoint.")
     max_retries: int = Field(2, ge=0, le=10, description="Retries of one request; the only place where it is retried.")
-    trace_export: bool = Field(False, description="Also send the SDK's traces to OpenAI. Spans are kept here anyway.")
+    trace_export: bool = Field(
+        default=False, description="Also send the SDK's traces to OpenAI. Spans are kept here anyway."
+    )
 
 
 class DatabaseSettings(BaseSettings):
@@ -80,11 +84,13 @@ class RunSettings(BaseSettings):
     lease_s: float = Field(15.0, gt=0, description="Seconds until the run of a lost process may be taken over.")
     poll_s: float = Field(1.0, gt=0, description="Seconds between two looks for a run whose turn has come.")
     shutdown_grace_s: float = Field(20.0, ge=0, description="Seconds that running runs get when the process stops.")
-    finish_timeout_s: float = Field(30.0, gt=0, description="Seconds to try to record a run's end while the database is away.")
+    finish_timeout_s: float = Field(
+        30.0, gt=0, description="Seconds to try to record a run's end while the database is away."
+    )
     session_mode: Literal["local", "server"] = Field(
         "local", description="Where the history lives: our tables, or the provider's Conversations API."
     )
-    sticky_agent: bool = Field(False, description="The agent that answered last gets the next input.")
+    sticky_agent: bool = Field(default=False, description="The agent that answered last gets the next input.")
 
 
 class ServerSettings(BaseSettings):
@@ -92,8 +98,12 @@ class ServerSettings(BaseSettings):
 
     model_config = _config("APP_SERVER_")
 
-    host: str = Field("127.0.0.1", validation_alias=AliasChoices("HOST"), description="Address; loopback only until keys exist.")
-    port: int = Field(8000, ge=0, le=65_535, validation_alias=AliasChoices("PORT"), description="Port; 0 for any free one.")
+    host: str = Field(
+        "127.0.0.1", validation_alias=AliasChoices("HOST"), description="Address; loopback only until keys exist."
+    )
+    port: int = Field(
+        8000, ge=0, le=65_535, validation_alias=AliasChoices("PORT"), description="Port; 0 for any free one."
+    )
     heartbeat_s: float = Field(15.0, gt=0, description="Seconds of silence after which a stream sends a comment.")
     max_body_bytes: int = Field(1_100_000, ge=1, description="Bytes of one request body.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -116,7 +126,8 @@ class AgentSettings(BaseSettings):
     tools_folder: str | None = Field(None, description="Folder of modules that define tools for declared agents.")
     default_agent: str | None = Field(None, description="Key of the agent that answers when a request names none.")
     models: Mapping[str, str] = Field(
-        default_factory=dict[str, str], description="Models by key, as APP_MODELS__FAST=gpt-5.4-nano, for agents that name a key."
+        default_factory=dict[str, str],
+        description="Models by key, as APP_MODELS__FAST=gpt-5.4-nano, for agents that name a key.",
     )
     demo_delay_ms: int = Field(15, ge=0, description="Milliseconds between two words of the demo model.")
 

@@ -61,7 +61,9 @@ class UnknownAgent(RequestError):
 
     def __init__(self, agent: str, known: tuple[str, ...]) -> None:
         """Tell the caller what exists instead."""
-        super().__init__(f"There is no agent '{agent[:80]}'. Known agents: {', '.join(known) or 'none'}.", param="agent")
+        super().__init__(
+            f"There is no agent '{agent[:80]}'. Known agents: {', '.join(known) or 'none'}.", param="agent"
+        )
         self.agent: Final = agent
         self.known: Final = known
 

@@ -12,6 +12,9 @@ ORGANIZATION_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 MAX_SESSION_ID_CHARS: Final = 255
 
+_UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
+"""NUL and lone surrogates: no text column takes them."""
+
 
 def uuid7_hex() -> str:
     """Return a UUID version 7 (RFC 9562, section 5.7) as 32 hex digits: they sort by the millisecond of creation."""
@@ -51,9 +54,7 @@ def check_organization(organization_id: str) -> str:
         InvalidInput: it is empty, longer than 64 characters, or holds anything but letters, digits, `.`, `_`, `-`.
     """
     if ORGANIZATION_PATTERN.fullmatch(organization_id) is None:
-        raise InvalidInput(
-            "An organization id is 1 to 64 letters, digits, '.', '_' or '-'.", param="organization_id"
-        )
+        raise InvalidInput("An organization id is 1 to 64 letters, digits, '.', '_' or '-'.", param="organization_id")
     return organization_id
 
 
@@ -67,8 +68,7 @@ def session_key(organization_id: str, reference: str) -> str:
         InvalidInput: the organization is malformed, or the reference is empty or too long for the column.
     """
     key = f"{check_organization(organization_id)}:{reference}"
-    if not reference or len(key) > MAX_SESSION_ID_CHARS:
-        raise InvalidInput(
-            f"A session id is 1 to {MAX_SESSION_ID_CHARS - len(organization_id) - 1} characters.", param="session_id"
-        )
+    if not reference or len(key) > MAX_SESSION_ID_CHARS or _UNSTORABLE.search(reference) is not None:
+        most = MAX_SESSION_ID_CHARS - len(organization_id) - 1
+        raise InvalidInput(f"A session id is 1 to {most} characters, none of them NUL.", param="session_id")
     return key

@@ -1,4 +1,4 @@
-"""What the outside implements. A port's docstring is its contract; `tests/contract` runs one suite over its adapters."""
+"""What the outside implements. A port's docstring is its contract; `tests/contract` runs one suite over adapters."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime

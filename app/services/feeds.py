@@ -1,7 +1,7 @@
 """The live events of one run in this process: written once, read by any number of readers at their own pace."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 from app.domain.errors import AppError
 from app.domain.models.events import TERMINAL_TYPES, RunEvent, SequencedEvent
@@ -25,13 +25,11 @@ class RunFeed:
         """All events so far, in order."""
         return self._events
 
-    def publish(self, event: RunEvent) -> SequencedEvent:
+    def publish(self, event: RunEvent) -> None:
         """Give the event the next number and wake the readers."""
-        sequenced = SequencedEvent(len(self._events) + 1, event)
-        self._events.append(sequenced)
+        self._events.append(SequencedEvent(len(self._events) + 1, event))
         if self._waiters:
             self._wake()
-        return sequenced
 
     def close(self, terminal: SequencedEvent) -> None:
         """End the feed with the event that the last transaction has recorded."""
@@ -55,7 +53,7 @@ class RunFeed:
         if self._error is not None:
             raise self._error
 
-    async def read(self, after: int = 0) -> AsyncIterator[Sequence[SequencedEvent]]:
+    async def read(self, after: int = 0) -> AsyncGenerator[Sequence[SequencedEvent]]:
         """Yield batches of the events with a number above `after`, as they come; leaving early stops nothing.
 
         Raises:

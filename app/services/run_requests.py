@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -43,8 +43,8 @@ def checked_input(request: RunRequest, limits: RunLimits) -> tuple[Item, ...]:
         if not given.strip():
             raise InvalidInput("The input is empty.", param="input")
         items: list[Item] = [{"role": "user", "content": given}]
-    elif isinstance(given, Sequence) and not isinstance(given, bytes | bytearray) and given:
-        items = [_checked_item(item, index) for index, item in enumerate(given)]
+    elif isinstance(given, list | tuple) and given:
+        items = [_checked_item(item, index) for index, item in enumerate(cast("Sequence[object]", given))]
     else:
         raise InvalidInput("The input is a text or a list of input items.", param="input")
     if _size(items, "input") > limits.max_input_bytes:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -32,7 +32,7 @@ class RunHandle:
 
     run_id: str
     conversation_id: str
-    events: Callable[[int], AsyncIterator[Sequence[SequencedEvent]]]
+    events: Callable[[int], AsyncGenerator[Sequence[SequencedEvent]]]
     """Events with a number above the argument, in batches, until the terminal one."""
     _service: "RunService"
     _caller: Caller
@@ -117,7 +117,7 @@ class RunService:
         handle = await self.start(request)
         return await handle.result()
 
-    def events(self, caller: Caller, run_id: str, after: int = 0) -> AsyncIterator[Sequence[SequencedEvent]]:
+    def events(self, caller: Caller, run_id: str, after: int = 0) -> AsyncGenerator[Sequence[SequencedEvent]]:
         """Yield batches of a run's events with a number above `after`, live or from the log, until its terminal one."""
         return self._reader(caller, run_id)(after)
 
@@ -212,10 +212,10 @@ class RunService:
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 2, MAX_RETRY_S)
 
-    def _reader(self, caller: Caller, run_id: str) -> Callable[[int], AsyncIterator[Sequence[SequencedEvent]]]:
+    def _reader(self, caller: Caller, run_id: str) -> Callable[[int], AsyncGenerator[Sequence[SequencedEvent]]]:
         feed = self._feeds.get(run_id)
 
-        async def read(after: int = 0) -> AsyncIterator[Sequence[SequencedEvent]]:
+        async def read(after: int = 0) -> AsyncGenerator[Sequence[SequencedEvent]]:
             position = after
             if feed is not None:
                 try:
@@ -232,7 +232,7 @@ class RunService:
 
         return read
 
-    async def _logged(self, caller: Caller, run_id: str, after: int) -> AsyncIterator[Sequence[SequencedEvent]]:
+    async def _logged(self, caller: Caller, run_id: str, after: int) -> AsyncGenerator[Sequence[SequencedEvent]]:
         while True:
             batch, ended = await self._journal.events(caller, run_id, after)
             if batch:

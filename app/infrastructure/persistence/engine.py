@@ -1,4 +1,4 @@
-"""The one engine of a process: made from a URL, with the pragmas, limits and error translation every store relies on."""
+"""The one engine of a process: made from a URL, with the pragmas, limits and error translation stores rely on."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -32,7 +32,7 @@ class EngineLimits:
 
 
 def normalize_url(url: str) -> URL:
-    """Return the URL with the async driver we ship: `sqlite://` and `postgres(ql)://` are accepted as people write them.
+    """Return the URL with the async driver we ship; `sqlite://` and `postgres(ql)://` are taken as people write them.
 
     Raises:
         ConfigurationError: it is no URL, or names another database.
@@ -61,6 +61,7 @@ def build_engine(url: str, limits: EngineLimits | None = None) -> AsyncEngine:
         pool_size=limits.pool_size,
         max_overflow=limits.pool_size,
         pool_timeout=limits.pool_timeout_s,
+        hide_parameters=True,  # a driver error's text would carry message content into logs
         pool_pre_ping=False,  # a ping is a round trip a checkout; a dead connection is retried by the caller instead
         connect_args={
             "timeout": limits.connect_timeout_s,
@@ -77,7 +78,9 @@ def _sqlite_engine(url: URL, limits: EngineLimits) -> AsyncEngine:
         if in_memory
         else {"pool_size": limits.pool_size, "max_overflow": 0, "pool_timeout": limits.sqlite_busy_timeout_s + 10}
     )
-    engine = create_async_engine(url, connect_args={"timeout": limits.sqlite_busy_timeout_s}, **pool)
+    engine = create_async_engine(
+        url, connect_args={"timeout": limits.sqlite_busy_timeout_s}, hide_parameters=True, **pool
+    )
 
     def on_connect(connection: Any, _record: Any) -> None:
         # The driver must not begin transactions by itself: a write has to say BEGIN IMMEDIATE, or two readers that

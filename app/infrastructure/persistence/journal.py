@@ -77,7 +77,9 @@ class SqlRunJournal:
             history = () if fresh else await _history(connection, run.session_id, new.history_items)
             return StartedRun(run, history)
 
-    async def _open_conversation(self, connection: AsyncConnection, new: NewRun, now: datetime) -> Row[Any]:
+    async def _open_conversation(
+        self, connection: AsyncConnection, new: NewRun, now: datetime
+    ) -> Row[*tuple[Any, ...]]:
         if new.conversation_id is None:
             reference = new.provider_conversation_id or new.new_conversation_id
             values = {

@@ -1,4 +1,4 @@
-"""JSON as the SDK's session tables keep it: text, ASCII only, so that NUL and lone surrogates survive every database."""
+"""JSON as the SDK's session tables keep it: ASCII text, so that NUL and lone surrogates survive every database."""
 
 import json
 from typing import Any

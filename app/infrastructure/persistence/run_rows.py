@@ -42,7 +42,7 @@ def stored_options(options: RunOptions) -> dict[str, Any]:
     return {name: value for name, value in stored.items() if value not in (None, {})}
 
 
-def new_run(new: NewRun, conversation: Row[Any], now: datetime) -> Run:
+def new_run(new: NewRun, conversation: Row[*tuple[Any, ...]], now: datetime) -> Run:
     """Return the run that a request asks for in a conversation; it uses the provider's history where there is one."""
     fallback = (conversation.last_agent if new.sticky_agent else None) or conversation.agent or new.default_agent
     return Run(
@@ -84,7 +84,7 @@ def new_run_values(run: Run, history_items: int) -> dict[str, Any]:
     }
 
 
-def run_of(row: Row[Any]) -> Run:
+def run_of(row: Row[*tuple[Any, ...]]) -> Run:
     """Return the run of a row of `agent_runs` joined with its conversation's session columns."""
     return Run(
         id=row.id,
@@ -233,4 +233,3 @@ def items_of(rows: Sequence[str]) -> tuple[Item, ...]:
         if isinstance(item, dict):
             items.append(item)
     return tuple(items)
-

@@ -45,11 +45,13 @@ class UtcDateTime(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Turn a value into what the database keeps."""
         if value is None or dialect.name != "sqlite":
             return value
         return value.astimezone(UTC).replace(tzinfo=None)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Turn what the database keeps into a value."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -62,9 +64,11 @@ class JsonText(TypeDecorator[Any]):
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        """Turn a value into what the database keeps."""
         return None if value is None else json_text.encode(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        """Turn what the database keeps into a value."""
         return None if value is None else json_text.decode(value)
 
 
@@ -75,12 +79,17 @@ class Money(TypeDecorator[Decimal]):
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> Any:
-        return dialect.type_descriptor(String(32) if dialect.name == "sqlite" else Numeric(20, 10))
+        """Return the type that keeps the digits."""
+        if dialect.name == "sqlite":
+            return dialect.type_descriptor(String(32))
+        return dialect.type_descriptor(Numeric(20, 10))
 
     def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Any:
+        """Turn a value into what the database keeps."""
         return str(value) if value is not None and dialect.name == "sqlite" else value
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
+        """Turn what the database keeps into a value."""
         return None if value is None else Decimal(value)
 
 

@@ -139,10 +139,7 @@ async def test_the_time_of_a_message_never_steps_back(store: SqlRuntimeMemorySto
     assert [item["n"] for item in await sdk_session(engine, memory).get_items()] == [1, 2, 3]
 
 
-async def test_times_have_the_form_that_the_sdk_writes(
-    store: SqlRuntimeMemoryStore, sqlite_engine: AsyncEngine
-) -> None:
-    del store
+async def test_times_have_the_form_that_the_sdk_writes(sqlite_engine: AsyncEngine) -> None:
     store = SqlRuntimeMemoryStore(sqlite_engine)
     memory = await store.create(ANNA)
     await store.add_messages(ANNA, memory, [HELLO])
@@ -151,7 +148,7 @@ async def test_times_have_the_form_that_the_sdk_writes(
         stored = (await connection.execute(text("SELECT created_at FROM sdk_agent_session_messages"))).scalars().all()
         touched = (await connection.execute(text("SELECT updated_at FROM sdk_agent_sessions"))).scalars().all()
     for value in (*stored, *touched):
-        assert datetime.strptime(value, "%Y-%m-%d %H:%M:%S")  # noqa: DTZ007 - as SQLite's CURRENT_TIMESTAMP
+        assert datetime.strptime(value, "%Y-%m-%d %H:%M:%S")  # as its CURRENT_TIMESTAMP
 
 
 async def test_the_sdk_and_a_memory_read_each_others_rows(store: SqlRuntimeMemoryStore, engine: AsyncEngine) -> None:
@@ -183,3 +180,13 @@ async def test_a_reset_leaves_no_row(store: SqlRuntimeMemoryStore, engine: Async
     assert await counts(engine) == empty
     with pytest.raises(SessionNotFound):
         await store.delete(ANNA, memory)
+
+
+async def test_a_reset_amid_writers_leaves_no_row(store: SqlRuntimeMemoryStore, engine: AsyncEngine) -> None:
+    empty = await counts(engine)
+    memory = await store.create(ANNA)
+    writes = [store.add_messages(ANNA, memory, [HELLO]) for _ in range(8)]
+    writes += [store.set_metadata(ANNA, memory, {"a": number}) for number in range(4)]
+    results = await asyncio.gather(*writes[:6], store.delete(ANNA, memory), *writes[6:], return_exceptions=True)
+    assert {type(result) for result in results} <= {type(None), SessionNotFound}
+    assert await counts(engine) == empty

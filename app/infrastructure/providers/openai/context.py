@@ -5,6 +5,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+from agents import RunConfig
+
 from app.domain.models.conversations import Caller
 from app.domain.models.runs import Run
 from app.infrastructure.providers.openai.recording import RunRecording
@@ -39,6 +41,8 @@ class ActiveRun:
     recording: RunRecording
     scope: str
     """`""`, or the path of the nested agent run the task is in."""
+    config: RunConfig | None = None
+    """What the run's own agents run with; a nested run that is given no configuration of its own takes it over."""
 
 
 ACTIVE_RUN: ContextVar[ActiveRun | None] = ContextVar("durable_agents_active_run", default=None)

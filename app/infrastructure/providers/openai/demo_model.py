@@ -29,7 +29,9 @@ from openai.types.responses.response_usage import InputTokensDetails, OutputToke
 
 DEMO_NOTICE = "This is the demo model: set OPENAI_API_KEY to talk to a real one."
 
-_WEATHER = re.compile(r"weather (?:is it |be )?(?:like )?(?:in|at|for) ([\w .'-]+?)\s*(?:[?!.,]|today|now|$)", re.IGNORECASE)
+_WEATHER = re.compile(
+    r"weather (?:is it |be )?(?:like )?(?:in|at|for) ([\w .'-]+?)\s*(?:[?!.,]|today|now|$)", re.IGNORECASE
+)
 _TABLE = "| city | sky | °C |\n|---|---|---|\n| Paris | cloudy | 14 |\n| Lima | sunny | 22 |\n| Oslo | snow | -3 |\n"
 
 
@@ -102,8 +104,8 @@ def _parts(item: TResponseOutputItem) -> list[str]:
 
 
 def _text(item: TResponseOutputItem) -> str:
-    content = cast("ResponseOutputMessage", item).content[0]
-    return content.text if isinstance(content, ResponseOutputText) else ""
+    parts = item.content if isinstance(item, ResponseOutputMessage) else []
+    return "".join(part.text for part in parts if isinstance(part, ResponseOutputText))
 
 
 def _delta(item: TResponseOutputItem, part: str, index: int, sequence: int) -> TResponseStreamEvent:
@@ -249,20 +251,12 @@ def _sample(schema: dict[str, Any], definitions: dict[str, Any] | None = None) -
     definitions = definitions or schema.get("$defs", {})
     if "$ref" in schema:
         return _sample(definitions[schema["$ref"].rsplit("/", 1)[-1]], definitions)
-    if "enum" in schema:
-        return schema["enum"][0]
     if "anyOf" in schema:
         return _sample(schema["anyOf"][0], definitions)
-    match schema.get("type"):
-        case "object":
-            return {name: _sample(value, definitions) for name, value in schema.get("properties", {}).items()}
-        case "array":
-            return [_sample(schema.get("items", {}), definitions)]
-        case "integer" | "number":
-            return schema.get("minimum", 1)
-        case "boolean":
-            return True
-        case "null":
-            return None
-        case _:
-            return "demo"
+    if schema.get("type") == "object":
+        return {name: _sample(value, definitions) for name, value in schema.get("properties", {}).items()}
+    if schema.get("type") == "array":
+        return [_sample(schema.get("items", {}), definitions)]
+    number = schema.get("minimum", 1)
+    plain = {"integer": number, "number": number, "boolean": True, "null": None}
+    return schema["enum"][0] if "enum" in schema else plain.get(str(schema.get("type")), "demo")

@@ -1,12 +1,14 @@
 """The model endpoint: whose client, which wire API, which models; or the demo model when there is nothing to call."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import openai
 import structlog
 from agents import Model, ModelProvider, OpenAIChatCompletionsModel, OpenAIResponsesModel
+from agents.items import TResponseStreamEvent
 from openai import AsyncOpenAI
 
 from app.infrastructure.providers.openai.demo_model import DemoModel
@@ -105,7 +107,7 @@ class _ProbingModel(Model):
         """Call the model; see the SDK's Model."""
         return await (await self._model()).get_response(*args, **kwargs)
 
-    async def stream_response(self, *args: Any, **kwargs: Any) -> Any:
+    async def stream_response(self, *args: Any, **kwargs: Any) -> AsyncIterator[TResponseStreamEvent]:
         """Stream the model; see the SDK's Model."""
         async for event in (await self._model()).stream_response(*args, **kwargs):
             yield event

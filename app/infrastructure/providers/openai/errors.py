@@ -1,4 +1,4 @@
-"""Foreign exceptions to ours: the one place where errors of the SDK, the OpenAI client and agents' code are translated."""
+"""Foreign exceptions to ours: where errors of the SDK, the OpenAI client and agents' code are translated."""
 
 import re
 from collections.abc import Callable

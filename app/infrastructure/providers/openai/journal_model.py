@@ -4,23 +4,16 @@ It is the one place that sees every call: nested agents', retried, failed and cu
 transparent.
 """
 
-import asyncio
-import hashlib
-import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any, cast
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
 
-import msgspec
-import openai
 import structlog
 from agents import (
     AgentOutputSchemaBase,
     Handoff,
     Model,
-    ModelBehaviorError,
     ModelProvider,
     ModelResponse,
     ModelSettings,
@@ -28,122 +21,26 @@ from agents import (
     Tool,
     Usage,
 )
-from agents.exceptions import ModelTimeoutError
 from agents.items import TResponseInputItem, TResponseOutputItem, TResponseStreamEvent
 from agents.retry import ModelRetryAdvice, ModelRetryAdviceRequest
 from openai.types.responses import (
     Response,
     ResponseCompletedEvent,
-    ResponseFunctionToolCall,
+    ResponseIncompleteEvent,
     ResponseOutputItemDoneEvent,
+    ResponseReasoningItem,
 )
 from openai.types.responses.response_prompt_param import ResponsePromptParam
 
 from app.domain.errors import ProviderError, ProviderRejected
-from app.domain.identifiers import uuid7_hex
-from app.domain.models.events import ModelCallStarted, UsageReported
-from app.domain.models.runs import Step
-from app.domain.models.usage import Accuracy, CallOutcome, CallUsage, TokenUsage
+from app.infrastructure.providers.openai.call_ids import AnswerCallIds
 from app.infrastructure.providers.openai.context import ACTIVE_RUN, ActiveRun
-from app.infrastructure.providers.openai.streaming import delta_of
-from app.infrastructure.providers.openai.usage import estimated_usage, token_usage
+from app.infrastructure.providers.openai.model_calls import ModelCall
+from app.infrastructure.providers.openai.recording import MAX_NAME_CHARS
 
 log = structlog.get_logger(__name__)
 
-
-@dataclass(slots=True)
-class _Call:
-    """One model call while it goes on."""
-
-    active: ActiveRun
-    model: str
-    instructions: str | None
-    request: str | list[TResponseInputItem]
-    step: str
-    agent: str
-    request_hash: str
-    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    started: float = field(default_factory=time.monotonic)
-    first_token_ms: int | None = None
-    partial: list[str] = field(default_factory=list[str])
-    """Text that has arrived, for the estimate of a call that is cut."""
-
-    def elapsed_ms(self) -> int:
-        return round((time.monotonic() - self.started) * 1000)
-
-    def tell(self, event: TResponseStreamEvent) -> None:
-        """Pass a stream event of the model on to the readers, if it is one for them."""
-        delta = delta_of(event, self.active.scope)
-        if delta is None:
-            return
-        recording = self.active.recording
-        if self.first_token_ms is None:
-            self.first_token_ms = self.elapsed_ms()
-            recording.saw_token()
-        self.partial.append(delta.delta)
-        recording.publish(delta)
-
-    def succeeded(self, response: ModelResponse) -> None:
-        """Record the call as a finished step."""
-        items = [cast("dict[str, Any]", item) for item in response.to_input_items()]
-        if not self.active.scope:
-            self.active.recording.responses.append((response.response_id or "", items))
-        self._record("success", "exact", token_usage(response.usage), items, response.response_id)
-
-    def failed(self, error: BaseException) -> None:
-        """Record the call as a failed step: a refused request used nothing, a cut one is counted here."""
-        outcome: CallOutcome = "error"
-        if isinstance(error, asyncio.CancelledError):
-            outcome = "cancelled"
-        elif isinstance(error, openai.APITimeoutError | ModelTimeoutError | TimeoutError):
-            outcome = "timeout"
-        if isinstance(error, openai.APIStatusError) or (
-            isinstance(error, openai.APIConnectionError) and outcome == "error" and not self.partial
-        ):
-            self._record(outcome, "exact", TokenUsage(requests=1), None, None)
-            return
-        tokens = estimated_usage(self.instructions, self.request, "".join(self.partial))
-        self._record(outcome, "estimated", tokens, None, None)
-
-    def _record(
-        self,
-        outcome: CallOutcome,
-        accuracy: Accuracy,
-        tokens: TokenUsage,
-        items: list[dict[str, Any]] | None,
-        response_id: str | None,
-    ) -> None:
-        recording = self.active.recording
-        latency_ms = self.elapsed_ms()
-        recording.calls.append(
-            CallUsage(
-                step=self.step,
-                agent=self.agent,
-                model=self.model,
-                outcome=outcome,
-                accuracy=accuracy,
-                tokens=tokens,
-                started_at=self.started_at,
-                latency_ms=latency_ms,
-                first_token_ms=self.first_token_ms,
-                response_id=response_id,
-            )
-        )
-        recording.steps.append(
-            Step(
-                key=self.step,
-                kind="model",
-                name=self.model,
-                agent=self.agent,
-                state="done" if items is not None else "failed",
-                request_hash=self.request_hash,
-                result=items,
-                response_id=response_id,
-                started_at=self.started_at,
-                duration_ms=latency_ms,
-            )
-        )
-        recording.publish(UsageReported(self.step, self.model, tokens, accuracy, self.active.scope))
+_MAX_KNOWN_MODELS = 256
 
 
 class JournalModel(Model):
@@ -152,7 +49,7 @@ class JournalModel(Model):
     def __init__(self, inner: Model, name: str) -> None:
         """`name` is what rows and prices know the model by."""
         self.inner = inner
-        self.model = name
+        self.model = name[:MAX_NAME_CHARS]
 
     async def get_response(
         self,
@@ -173,7 +70,9 @@ class JournalModel(Model):
         The SDK never sees deltas: it gets the whole response, so a streamed and a plain run are one path.
         """
         active = ACTIVE_RUN.get()
-        arguments = (system_instructions, input, model_settings, tools, output_schema, handoffs, tracing)
+        streamed = active is not None and active.recording.stream
+        settings = _metered(model_settings) if streamed else model_settings
+        arguments = (system_instructions, input, settings, tools, output_schema, handoffs, tracing)
         state: dict[str, Any] = {
             "previous_response_id": previous_response_id,
             "conversation_id": conversation_id,
@@ -183,15 +82,18 @@ class JournalModel(Model):
             return await self.inner.get_response(*arguments, **state)
         call = self._begin(active, system_instructions, input)
         try:
-            if active.recording.stream:
+            if streamed:
                 response = await _drained(self.inner.stream_response(*arguments, **state), call)
             else:
                 response = await self.inner.get_response(*arguments, **state)
         except BaseException as error:
             call.failed(error)
             raise
-        response.output = _with_unique_call_ids(response.output, active)
+        if conversation_id is None and previous_response_id is None:
+            # Where the provider keeps the history, it knows its calls by their own ids, and they are unique.
+            response = replace(response, output=AnswerCallIds(active.recording).unique(response.output))
         call.succeeded(response)
+        _check_said_something(response)
         return response
 
     async def stream_response(
@@ -210,10 +112,10 @@ class JournalModel(Model):
     ) -> AsyncIterator[TResponseStreamEvent]:
         """Stream the model for code inside a run that asks the Runner for a stream of its own."""
         active = ACTIVE_RUN.get()
-        events = self.inner.stream_response(
+        stream = self.inner.stream_response(
             system_instructions,
             input,
-            model_settings,
+            model_settings if active is None else _metered(model_settings),
             tools,
             output_schema,
             handoffs,
@@ -222,23 +124,16 @@ class JournalModel(Model):
             conversation_id=conversation_id,
             prompt=prompt,
         )
-        if active is None:
-            async for event in events:
-                yield event
-            return
-        call = self._begin(active, system_instructions, input)
-        response: ModelResponse | None = None
-        try:
-            async for event in events:
-                call.tell(event)
-                if isinstance(event, ResponseCompletedEvent):
-                    response = _model_response(event.response, [])
-                    call.succeeded(response)
-                yield event
-        except BaseException as error:
-            if response is None:
-                call.failed(error)
-            raise
+        async with closing(stream) as events:
+            if active is None:
+                async for event in events:
+                    yield event
+                return
+            call = self._begin(active, system_instructions, input)
+            own_ids = conversation_id is not None or previous_response_id is not None
+            async with closing(_told(events, call, None if own_ids else AnswerCallIds(active.recording))) as told:
+                async for event in told:
+                    yield event
 
     def get_retry_advice(self, request: ModelRetryAdviceRequest) -> ModelRetryAdvice | None:
         """Ask the wrapped model."""
@@ -250,31 +145,36 @@ class JournalModel(Model):
 
     def __getattr__(self, name: str) -> Any:
         """Give the SDK the optional hooks of the wrapped model (cache keys, run-scoped clean-up)."""
+        if name == "inner" or name.startswith("__"):  # copy and pickle ask before there is an `inner`
+            raise AttributeError(name)
         return getattr(self.inner, name)
 
-    def _begin(self, active: ActiveRun, instructions: str | None, request: str | list[TResponseInputItem]) -> _Call:
-        recording = active.recording
-        step = recording.next_model_step(active.scope)
-        agent = recording.agents.get(active.scope, active.context.agent)
-        recording.publish(ModelCallStarted(step, agent, self.model, 1, active.scope))
-        return _Call(active, self.model, instructions, request, step, agent, _request_hash(instructions, request))
+    def _begin(
+        self, active: ActiveRun, instructions: str | None, request: str | list[TResponseInputItem]
+    ) -> ModelCall:
+        call = ModelCall(active, self.model, instructions, request)
+        call.begin()
+        return call
 
 
 class JournalModelProvider(ModelProvider):
     """A model provider whose models are all recorded."""
 
-    def __init__(self, inner: ModelProvider, default_model: str) -> None:
-        """`default_model` is used for agents that name none."""
+    def __init__(self, inner: ModelProvider, default_model: str | None) -> None:
+        """`default_model` is used for agents that name none; None leaves that to `inner`."""
         self._inner = inner
-        self._default_model = default_model
-        self._models: dict[str, JournalModel] = {}
+        self.default_model = default_model
+        self._models: dict[str | None, JournalModel] = {}
 
     def get_model(self, model_name: str | None) -> Model:
-        """Return the recorded model of that name; one object a name."""
-        name = model_name or self._default_model
+        """Return the recorded model of that name; one object a name, as long as there are few names."""
+        name = model_name or self.default_model
         model = self._models.get(name)
         if model is None:
-            model = self._models[name] = JournalModel(self._inner.get_model(name), name)
+            if len(self._models) >= _MAX_KNOWN_MODELS:  # requests may name any model
+                self._models.clear()
+            inner = self._inner.get_model(name)
+            model = self._models[name] = JournalModel(inner, name or model_name_of(inner))
         return model
 
     async def aclose(self) -> None:
@@ -282,37 +182,104 @@ class JournalModelProvider(ModelProvider):
         await self._inner.aclose()
 
 
-async def _drained(events: AsyncIterator[TResponseStreamEvent], call: _Call) -> ModelResponse:
+def model_name_of(model: Model) -> str:
+    """Return what rows and prices know a Model object by: its `model` if that is a text, else its class."""
+    name = getattr(model, "model", None)  # the SDK's own models have it, the interface does not promise it
+    return name if isinstance(name, str) else type(model).__name__
+
+
+@asynccontextmanager
+async def closing(events: AsyncIterator[Any]) -> AsyncIterator[AsyncIterator[Any]]:
+    """Close an iterator at the end of the block if it can be closed: generators can, hand-written ones may not."""
+    try:
+        yield events
+    finally:
+        close = getattr(events, "aclose", None)
+        if close is not None:
+            await close()
+
+
+def _metered(settings: ModelSettings) -> ModelSettings:
+    """Return the settings with usage asked for: streamed chat completions report none otherwise."""
+    return replace(settings, include_usage=True) if settings.include_usage is None else settings
+
+
+async def _drained(stream: AsyncIterator[TResponseStreamEvent], call: ModelCall) -> ModelResponse:
     """Consume a model's stream, tell its deltas, and return the whole response.
+
+    An answer that was cut by a limit is an answer, as it is in a plain call.
 
     Raises:
         ProviderError: the stream ended without a whole response.
     """
     finished_items: list[TResponseOutputItem] = []
     response: ModelResponse | None = None
-    # Models are written as async generators; closing ours closes the connection when the run is cancelled.
-    async with aclosing(cast("Any", events)):
+    async with closing(stream) as events:
         async for event in events:
             kind = event.type
             if kind.endswith(".delta"):
                 call.tell(event)
             elif isinstance(event, ResponseOutputItemDoneEvent):
                 finished_items.append(event.item)
-            elif isinstance(event, ResponseCompletedEvent):
+            elif isinstance(event, ResponseCompletedEvent | ResponseIncompleteEvent):
+                if isinstance(event, ResponseIncompleteEvent):
+                    warn_incomplete(event.response)
                 response = _model_response(event.response, finished_items)
-            elif kind in {"response.failed", "response.incomplete", "error"}:
-                raise _terminal_failure(kind)
+                break
+            elif kind in {"response.failed", "response.error", "error"}:
+                raise reported_failure()
     if response is None:
         raise ProviderError("The model's endpoint broke off its answer.", retryable=True)
     return response
 
 
-def _terminal_failure(kind: str) -> Exception:
-    if kind == "response.incomplete":
-        return ProviderRejected(
-            "The model stopped before its answer was complete: output limit or content filter.", upstream_status=None
+async def _told(
+    events: AsyncIterator[TResponseStreamEvent], call: ModelCall, ids: AnswerCallIds | None
+) -> AsyncIterator[TResponseStreamEvent]:
+    """Pass a stream on, tell its deltas, and record how it ended."""
+    finished_items: list[TResponseOutputItem] = []
+    recorded = False
+    try:
+        async for original in events:
+            event = original if ids is None else ids.unique_event(original)
+            if event.type.endswith(".delta"):
+                call.tell(event)
+            elif isinstance(event, ResponseOutputItemDoneEvent):
+                finished_items.append(event.item)
+            elif isinstance(event, ResponseCompletedEvent):
+                response = _model_response(event.response, finished_items)
+                if ids is not None:
+                    response.output = ids.unique(response.output)
+                    whole = event.response.model_copy(update={"output": response.output})
+                    event = event.model_copy(update={"response": whole})
+                recorded = True
+                call.succeeded(response)
+            yield event
+    except BaseException as error:
+        if not recorded:
+            call.failed(error)
+        raise
+    if not recorded:
+        call.failed(reported_failure())
+
+
+def reported_failure() -> ProviderError:
+    """Return the error for a failure that the endpoint reports in an answer of status 200."""
+    return ProviderError("The model's endpoint reported a failure instead of an answer.", retryable=True)
+
+
+def warn_incomplete(response: Response) -> None:
+    """Log that an answer was cut by the output limit or a content filter."""
+    details = response.incomplete_details
+    log.warning("model_answer_incomplete", model=response.model, reason=details.reason if details else None)
+
+
+def _check_said_something(response: ModelResponse) -> None:
+    """Refuse an answer of reasoning alone, or of nothing: the run would end with an empty text."""
+    if all(isinstance(item, ResponseReasoningItem) for item in response.output):
+        raise ProviderRejected(
+            "The model stopped before it said anything. Raise its output limit.", upstream_status=None
         )
-    return ProviderError("The model's endpoint reported a failure in its stream.", retryable=True)
 
 
 def _model_response(response: Response, finished_items: Sequence[TResponseOutputItem]) -> ModelResponse:
@@ -332,28 +299,3 @@ def _model_response(response: Response, finished_items: Sequence[TResponseOutput
         else Usage(requests=1),
         response_id=response.id,
     )
-
-
-def _with_unique_call_ids(output: list[TResponseOutputItem], active: ActiveRun) -> list[TResponseOutputItem]:
-    """Rename tool calls whose id was used before: some endpoints count from `call_0` in every answer.
-
-    The SDK refuses a repeated id within a run and drops the older pair across runs.
-    """
-    renamed = list(output)
-    for index, item in enumerate(output):
-        if isinstance(item, ResponseFunctionToolCall):
-            if not item.call_id:
-                raise ModelBehaviorError("The model called a tool without a call id.")
-            if not active.recording.claim_call_id(item.call_id):
-                unique = f"{item.call_id}_{uuid7_hex()[-12:]}"
-                active.recording.claim_call_id(unique)
-                renamed[index] = item.model_copy(update={"call_id": unique})
-    return renamed
-
-
-def _request_hash(instructions: str | None, request: str | list[TResponseInputItem]) -> str:
-    """Return a digest of what the model was asked, to notice on replay that the code has changed meanwhile."""
-    encoded = msgspec.json.encode([instructions, request], enc_hook=str)
-    return hashlib.blake2b(encoded, digest_size=16).hexdigest()
-
-

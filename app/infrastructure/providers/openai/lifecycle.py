@@ -1,23 +1,22 @@
 """Run hooks that record tools, handoffs and agents. The SDK fails a run whose hook raises, so these never do."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import wraps
+from types import CoroutineType
 from typing import Any, Concatenate, ParamSpec
 
-import structlog
 from agents import Agent, RunContextWrapper, RunHooks, Tool
 from agents.items import ModelResponse
 from agents.tool_context import ToolContext
 
 from app.domain.models.events import AgentUpdated, HandoffOccurred, ToolOutput, ToolStarted
 from app.domain.models.runs import HandoffRecord, Step, ToolCallRecord
-from app.infrastructure.providers.openai.context import ACTIVE_RUN, ActiveRun
+from app.infrastructure.providers.openai.context import ACTIVE_RUN
+from app.infrastructure.providers.openai.recording import never_failing, short
 from app.infrastructure.providers.openai.tool_calls import output_text
 
-log = structlog.get_logger(__name__)
-
 _P = ParamSpec("_P")
-_Hook = Callable[Concatenate["RecordingHooks", _P], Awaitable[None]]
+_Hook = Callable[Concatenate["RecordingHooks", _P], CoroutineType[Any, Any, None]]
 
 
 def _never_raises(hook: _Hook[_P]) -> _Hook[_P]:
@@ -25,10 +24,8 @@ def _never_raises(hook: _Hook[_P]) -> _Hook[_P]:
 
     @wraps(hook)
     async def guarded(self: "RecordingHooks", *args: _P.args, **kwargs: _P.kwargs) -> None:
-        try:
+        with never_failing(hook.__name__):
             await hook(self, *args, **kwargs)
-        except Exception:  # noqa: BLE001 - see above; logged, and the run goes on
-            log.exception("recording_hook_failed", hook=hook.__name__)
 
     return guarded
 
@@ -42,10 +39,11 @@ class RecordingHooks(RunHooks[Any]):
         active = ACTIVE_RUN.get()
         if active is None:
             return
-        before = active.recording.agents.get(active.scope)
-        active.recording.agents[active.scope] = agent.name
-        if before is not None and before != agent.name:
-            active.recording.publish(AgentUpdated(agent.name, active.scope))
+        recording = active.recording
+        before = recording.agents.get(active.scope)
+        now = recording.agents[active.scope] = recording.key_of(agent.name)
+        if before is not None and before != now:
+            recording.publish(AgentUpdated(now, active.scope))
 
     @_never_raises
     async def on_handoff(self, context: RunContextWrapper[Any], from_agent: Agent[Any], to_agent: Agent[Any]) -> None:
@@ -53,9 +51,11 @@ class RecordingHooks(RunHooks[Any]):
         active = ACTIVE_RUN.get()
         if active is None:
             return
+        recording = active.recording
+        before, after = recording.key_of(from_agent.name), recording.key_of(to_agent.name)
         if not active.scope:
-            active.recording.handoffs.append(HandoffRecord(from_agent.name, to_agent.name))
-        active.recording.publish(HandoffOccurred(from_agent.name, to_agent.name, active.scope))
+            recording.handoffs.append(HandoffRecord(before, after))
+        recording.publish(HandoffOccurred(before, after, active.scope))
 
     @_never_raises
     async def on_tool_start(self, context: RunContextWrapper[Any], agent: Agent[Any], tool: Tool) -> None:
@@ -63,38 +63,37 @@ class RecordingHooks(RunHooks[Any]):
         active = ACTIVE_RUN.get()
         if active is None:
             return
-        call_id, arguments = _call_of(context)
-        step = f"{active.scope}/t:{call_id}"
-        active.recording.tool_started(step)
-        active.recording.tool_calls[step] = ToolCallRecord(
-            call_id, tool.name, arguments, None, agent.name, None, active.scope
-        )
-        active.recording.publish(ToolStarted(call_id, tool.name, arguments, agent.name, active.scope))
+        recording = active.recording
+        if isinstance(context, ToolContext):
+            call_id, arguments = context.tool_call_id, context.tool_arguments
+        else:
+            call_id, arguments = recording.unnamed_call_started(f"{active.scope} {tool.name}"), "{}"
+        key = recording.key_of(agent.name)
+        step = short(f"{active.scope}/t:{call_id}")
+        recording.tool_started(step)
+        recording.tool_calls[step] = ToolCallRecord(call_id, tool.name, arguments, None, key, None, active.scope)
+        recording.publish(ToolStarted(call_id, tool.name, arguments, key, active.scope))
 
     @_never_raises
-    async def on_tool_end(
-        self, context: RunContextWrapper[Any], agent: Agent[Any], tool: Tool, result: object
-    ) -> None:
+    async def on_tool_end(self, context: RunContextWrapper[Any], agent: Agent[Any], tool: Tool, result: object) -> None:
         """Record a tool's output as a step."""
         active = ACTIVE_RUN.get()
         if active is None:
             return
-        call_id, arguments = _call_of(context)
-        self._record_output(active, ToolCallRecord(call_id, tool.name, arguments, output_text(result), agent.name, 0))
-
-    def _record_output(self, active: ActiveRun, call: ToolCallRecord) -> None:
-        step = f"{active.scope}/t:{call.call_id}"
-        started_at, duration_ms = active.recording.tool_ended(step)
-        output = call.output or ""
-        active.recording.tool_calls[step] = ToolCallRecord(
-            call.call_id, call.name, call.arguments, output, call.agent, duration_ms, active.scope
+        recording = active.recording
+        if isinstance(context, ToolContext):
+            call_id, arguments = context.tool_call_id, context.tool_arguments
+        else:
+            call_id, arguments = recording.unnamed_call_ended(f"{active.scope} {tool.name}"), "{}"
+        step = short(f"{active.scope}/t:{call_id}")
+        started_at, duration_ms = recording.tool_ended(step)
+        output = output_text(result, tool)
+        key = recording.key_of(agent.name)
+        recording.tool_calls[step] = ToolCallRecord(
+            call_id, tool.name, arguments, output, key, duration_ms, active.scope
         )
-        active.recording.steps.append(
-            Step(step, "tool", call.name, call.agent, "done", None, output, None, started_at, duration_ms)
-        )
-        active.recording.publish(
-            ToolOutput(call.call_id, call.name, output, call.agent, duration_ms, active.scope)
-        )
+        recording.steps.append(Step(step, "tool", tool.name, key, "done", None, output, None, started_at, duration_ms))
+        recording.publish(ToolOutput(call_id, tool.name, output, key, duration_ms, active.scope))
 
 
 class CombinedHooks(RunHooks[Any]):
@@ -138,10 +137,3 @@ class CombinedHooks(RunHooks[Any]):
         """Pass on."""
         for hooks in self._both:
             await hooks.on_tool_end(context, agent, tool, result)
-
-
-def _call_of(context: RunContextWrapper[Any]) -> tuple[str, str]:
-    """Return the id and JSON arguments of the tool call; local tools other than functions carry none."""
-    if isinstance(context, ToolContext):
-        return context.tool_call_id, context.tool_arguments
-    return "unknown", "{}"

@@ -4,15 +4,15 @@
 one of our runs the default runner behaves as if we were not there.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
-from agents import Agent, RunHooks
+from agents import Agent, Model, ModelProvider, MultiProvider, RunConfig, RunHooks
 from agents.run import AgentRunner, get_default_agent_runner, set_default_agent_runner
 from agents.tool_context import ToolContext
 
 from app.infrastructure.providers.openai.context import ACTIVE_RUN, ActiveRun
+from app.infrastructure.providers.openai.journal_model import JournalModel, JournalModelProvider, model_name_of
 from app.infrastructure.providers.openai.lifecycle import CombinedHooks, RecordingHooks
 from app.infrastructure.providers.openai.preparation import prepared
 
@@ -31,7 +31,7 @@ class NestedRunner:
             return await self.inner.run(starting_agent, input, **options)
         token = ACTIVE_RUN.set(nested)
         try:
-            return await self.inner.run(prepared(starting_agent), input, **_with_hooks(options))
+            return await self.inner.run(_agent(starting_agent, nested), input, **_options(options, nested))
         finally:
             ACTIVE_RUN.reset(token)
 
@@ -42,7 +42,7 @@ class NestedRunner:
             return self.inner.run_streamed(starting_agent, input, **options)
         token = ACTIVE_RUN.set(nested)
         try:
-            return self.inner.run_streamed(prepared(starting_agent), input, **_with_hooks(options))
+            return self.inner.run_streamed(_agent(starting_agent, nested), input, **_options(options, nested))
         finally:
             ACTIVE_RUN.reset(token)
 
@@ -65,10 +65,42 @@ def _nested(options: dict[str, Any]) -> ActiveRun | None:
         return None
     context = options.get("context")
     call_id = context.tool_call_id if isinstance(context, ToolContext) else None
-    return replace(active, scope=active.recording.nested_scope(active.scope, call_id))
+    scope = active.recording.nested_scope(active.scope, call_id)
+    return replace(active, scope=scope, config=_config(options.get("run_config"), active))
 
 
-def _with_hooks(options: dict[str, Any]) -> dict[str, Any]:
+def _agent(agent: Agent[Any], nested: ActiveRun) -> Agent[Any]:
+    provider = None if nested.config is None else nested.config.model_provider
+    return prepared(agent, provider.default_model if isinstance(provider, JournalModelProvider) else None)
+
+
+def _options(options: dict[str, Any], nested: ActiveRun) -> dict[str, Any]:
     theirs: RunHooks[Any] | None = options.get("hooks")
-    hooks: Callable[[], RunHooks[Any]] = RecordingHooks
-    return {**options, "hooks": hooks() if theirs is None else CombinedHooks(theirs, hooks())}
+    ours = RecordingHooks()
+    hooks = ours if theirs is None else CombinedHooks(theirs, ours)
+    return {**options, "hooks": hooks, "run_config": nested.config}
+
+
+def _config(given: RunConfig | dict[str, Any] | None, active: ActiveRun) -> RunConfig | None:
+    """Return the configuration of a nested run: the one it was given with recorded models, else the outer run's."""
+    if given is None or active.config is None:
+        return active.config if given is None else RunConfig(**given) if isinstance(given, dict) else given
+    config = RunConfig(**given) if isinstance(given, dict) else given
+    model = config.model
+    if isinstance(model, Model) and not isinstance(model, JournalModel):
+        model = JournalModel(model, model_name_of(model))
+    return replace(config, model=model, model_provider=_recorded(config.model_provider, active.config.model_provider))
+
+
+def _recorded(given: ModelProvider, ours: ModelProvider) -> ModelProvider:
+    """Return the provider with its models recorded; in place of the SDK's untouched default stands the run's own."""
+    if isinstance(given, JournalModelProvider):
+        return given
+    return ours if _is_default(given) else JournalModelProvider(given, None)
+
+
+def _is_default(provider: ModelProvider) -> bool:
+    """Tell whether nobody chose this provider: it is what `RunConfig()` has when it is given none."""
+    if type(provider) is not MultiProvider or provider.provider_map is not None:
+        return False
+    return vars(provider.openai_provider) == vars(MultiProvider().openai_provider)

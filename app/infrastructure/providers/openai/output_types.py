@@ -8,6 +8,8 @@ import msgspec
 from agents import AgentOutputSchemaBase, ModelBehaviorError
 from pydantic_core import to_jsonable_python
 
+from app.infrastructure.providers.openai import wire_json
+
 
 class JsonSchemaOutput(AgentOutputSchemaBase):
     """An output type given as a JSON schema, by a caller that has no Python type for it."""
@@ -68,4 +70,4 @@ def json_output(final_output: object) -> Any:
 
 def text_output(output: Any) -> str:
     """Return an output for people to read: text as it is, anything else as JSON."""
-    return output if isinstance(output, str) else msgspec.json.encode(output).decode()
+    return output if isinstance(output, str) else wire_json.encode(output)

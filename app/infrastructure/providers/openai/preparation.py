@@ -1,69 +1,105 @@
-"""Agents that carry a Model object of their own: runs use a copy whose model is recorded; the original is not touched.
+"""The agents that really run: copies of the caller's where something must differ, and the originals are not touched.
 
-Agents that name their model (or none) need no copy: the run's model provider records those.
+Two things make a copy necessary: an agent that carries a Model object of its own, whose calls would not be recorded; and
+one that names no model but has the settings which the SDK makes for its own default model, not for ours.
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from copy import copy
 from typing import Any
 from weakref import finalize
 
 from agents import Agent, Handoff, Model, RunContextWrapper
+from agents.models import get_default_model_settings
 
-from app.infrastructure.providers.openai.journal_model import JournalModel
+from app.infrastructure.providers.openai.journal_model import JournalModel, model_name_of
 
 # By identity: the SDK's Agent is a dataclass with equality, so it has no hash. An entry goes when its original does.
-_prepared: dict[int, Agent[Any]] = {}
+_prepared: dict[tuple[int, str | None], Agent[Any]] = {}
 
 
-def prepared(agent: Agent[Any]) -> Agent[Any]:
-    """Return the agent to run instead: the same one, or a copy with recorded models, handoffs included.
+def prepared(agent: Agent[Any], default_model: str | None, output_type: Any = None) -> Agent[Any]:
+    """Return the agent to run instead: the same one, or a copy, the agents it hands off to included.
 
-    The copy is made once and lives as long as the original.
+    `output_type` is what every one of them must answer with; then the copy is made anew each time. Else it is made
+    once and lives as long as the original.
     """
-    known = _prepared.get(id(agent))
+    if output_type is not None:
+        return _Copies(default_model, output_type).of(agent)
+    key = (id(agent), default_model)
+    known = _prepared.get(key)
     if known is None:
-        if not _needs_copy(agent, set()):
+        if not _needs_copy(agent, default_model, set()):
             return agent
-        known = _prepared[id(agent)] = _copy(agent, {})
-        finalize(agent, _prepared.pop, id(agent), None)
+        known = _prepared[key] = _Copies(default_model, None).of(agent)
+        finalize(agent, _prepared.pop, key, None)
     return known
 
 
-def _needs_copy(agent: Agent[Any], seen: set[int]) -> bool:
+def _needs_copy(agent: Agent[Any], default_model: str | None, seen: set[int]) -> bool:
     if id(agent) in seen:
         return False
     seen.add(id(agent))
-    if isinstance(agent.model, Model) and not isinstance(agent.model, JournalModel):
+    if _has_own_model(agent) or _has_foreign_settings(agent, default_model):
         return True
     # What a Handoff object leads to is known only when it is taken, so it counts as needing one.
-    return any(isinstance(target, Handoff) or _needs_copy(target, seen) for target in agent.handoffs)
+    return any(isinstance(target, Handoff) or _needs_copy(target, default_model, seen) for target in agent.handoffs)
 
 
-def _copy(agent: Agent[Any], copies: dict[int, Agent[Any]]) -> Agent[Any]:
-    if id(agent) in copies:
-        return copies[id(agent)]
-    changes: dict[str, Any] = {"handoffs": [], "model_settings": agent.model_settings}
-    if isinstance(agent.model, Model) and not isinstance(agent.model, JournalModel):
-        changes["model"] = JournalModel(agent.model, model_name(agent.model))
-    copy = copies[id(agent)] = agent.clone(**changes)
-    # Filled in afterwards, because agents may hand off to each other in a circle.
-    for target in agent.handoffs:
-        copy.handoffs.append(_copy_handoff(target) if isinstance(target, Handoff) else _copy(target, copies))
-    return copy
+def _has_own_model(agent: Agent[Any]) -> bool:
+    return isinstance(agent.model, Model) and not isinstance(agent.model, JournalModel)
 
 
-def _copy_handoff(handoff: Handoff[Any, Any]) -> Handoff[Any, Any]:
-    take: Callable[[RunContextWrapper[Any], str], Awaitable[Any]] = handoff.on_invoke_handoff
+def _has_foreign_settings(agent: Agent[Any], default_model: str | None) -> bool:
+    """Tell whether an agent has the SDK's implicit settings, made for another model than the one it will run with."""
+    implicit = get_default_model_settings()
+    return (
+        agent.model is None
+        and default_model is not None
+        and agent.model_settings == implicit
+        and get_default_model_settings(default_model) != implicit
+    )
 
-    async def take_prepared(context: RunContextWrapper[Any], arguments: str) -> Any:
-        target = await take(context, arguments)
-        return prepared(target) if isinstance(target, Agent) else target
 
-    return replace(handoff, on_invoke_handoff=take_prepared)
+class _Copies:
+    """Copies of agents that hand off to each other, perhaps in a circle: one copy an agent."""
 
+    def __init__(self, default_model: str | None, output_type: Any) -> None:
+        self._default_model = default_model
+        self._output_type = output_type
+        # With the original, so that its id is not given to another agent meanwhile.
+        self._made: dict[int, tuple[Agent[Any], Agent[Any]]] = {}
 
-def model_name(model: Model) -> str:
-    """Return what rows and prices know a Model object by: its `model` if that is a text, else its class."""
-    name = getattr(model, "model", None)  # the SDK's own models have it, the interface does not promise it
-    return name if isinstance(name, str) else type(model).__name__
+    def of(self, agent: Agent[Any]) -> Agent[Any]:
+        """Return the copy of an agent."""
+        made = self._made.get(id(agent))
+        if made is not None:
+            return made[1]
+        changes: dict[str, Any] = {"handoffs": []}
+        if isinstance(agent.model, Model):
+            changes["model"] = agent.model
+            if not isinstance(agent.model, JournalModel):
+                changes["model"] = JournalModel(agent.model, model_name_of(agent.model))
+            changes["model_settings"] = agent.model_settings
+        elif _has_foreign_settings(agent, self._default_model):
+            changes["model"] = self._default_model  # the SDK then takes its settings for that model
+        if self._output_type is not None:
+            changes["output_type"] = self._output_type
+        new = agent.clone(**changes)
+        self._made[id(agent)] = (agent, new)
+        # Filled in afterwards, because agents may hand off to each other in a circle.
+        for target in agent.handoffs:
+            new.handoffs.append(self._handoff(target) if isinstance(target, Handoff) else self.of(target))
+        return new
+
+    def _handoff(self, handoff: Handoff[Any, Any]) -> Handoff[Any, Any]:
+        take: Callable[[RunContextWrapper[Any], str], Awaitable[Any]] = handoff.on_invoke_handoff
+        default_model, output_type = self._default_model, self._output_type
+
+        async def take_prepared(context: RunContextWrapper[Any], arguments: str) -> Any:
+            target = await take(context, arguments)
+            return prepared(target, default_model, output_type) if isinstance(target, Agent) else target
+
+        new = copy(handoff)
+        new.on_invoke_handoff = take_prepared
+        return new

@@ -1,7 +1,9 @@
 """What one execution of a run gathers, so that its last transaction can write it: mutable, and of one task tree."""
 
+import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +17,18 @@ from app.domain.ports import Publish
 
 log = structlog.get_logger(__name__)
 
+MAX_NAME_CHARS = 255
+"""What the columns for step keys, models and agents hold."""
+
+
+@contextmanager
+def never_failing(what: str) -> Iterator[None]:
+    """Log what recording code raises in the block: a lost row is better than a failed, paid run."""
+    try:
+        yield
+    except Exception:
+        log.exception("recording_failed", what=what)
+
 
 class RunRecording:
     """Steps, metered calls, tool calls, handoffs and spans of one execution.
@@ -22,9 +36,20 @@ class RunRecording:
     Everything is keyed by path, never by arrival, because tools and nested agents run at the same time.
     """
 
-    def __init__(self, publish: Publish, *, stream: bool, history: Sequence[Item]) -> None:
-        """`stream`: whether model calls are streamed. `history`: what the run started from."""
+    def __init__(
+        self,
+        publish: Publish,
+        *,
+        stream: bool,
+        history: Sequence[Item],
+        key_of: Callable[[str], str] = lambda name: name,
+    ) -> None:
+        """`stream`: whether model calls are streamed. `history`: what the run started from.
+
+        `key_of` returns the key of the SDK agent of a name: rows and events know agents by key.
+        """
         self.stream = stream
+        self.key_of = key_of
         self.started_at = datetime.now(UTC)
         self._started = time.monotonic()
         self._publish = publish
@@ -33,8 +58,10 @@ class RunRecording:
         self._nested_runs: dict[str, int] = {}
         self._call_ids: set[str] | None = None
         self._tools: dict[str, tuple[float, datetime]] = {}
+        self._unnamed: dict[str, list[str]] = {}
+        self._unnamed_count = 0
         self.agents: dict[str, str] = {}
-        """The name of the agent that each scope is in."""
+        """The key of the agent that each scope is in."""
         self.steps: list[Step] = []
         self.calls: list[CallUsage] = []
         self.tool_calls: dict[str, ToolCallRecord] = {}
@@ -45,8 +72,9 @@ class RunRecording:
         self.first_token_ms: int | None = None
 
     def publish(self, event: RunEvent) -> None:
-        """Tell the readers of the run."""
-        self._publish(event)
+        """Tell the readers of the run; never raises."""
+        with never_failing("event"):
+            self._publish(event)
 
     def elapsed_ms(self) -> int:
         """Return milliseconds since the execution began."""
@@ -58,15 +86,15 @@ class RunRecording:
             self.first_token_ms = self.elapsed_ms()
 
     def next_model_step(self, scope: str) -> str:
-        """Return the path key of the next model call in a scope: `<scope>/m1`, `<scope>/m2`, …"""
+        """Return the path key of the next model call in a scope: `<scope>/m1`, then `<scope>/m2`."""
         number = self._model_calls.get(scope, 0) + 1
         self._model_calls[scope] = number
-        return f"{scope}/m{number}"
+        return short(f"{scope}/m{number}")
 
     def nested_scope(self, scope: str, call_id: str | None) -> str:
         """Return the path of a nested agent run: of the tool call it serves, or numbered when no call is known."""
         if call_id:
-            return f"{scope}/t:{call_id}"
+            return short(f"{scope}/t:{call_id}")
         number = self._nested_runs.get(scope, 0) + 1
         self._nested_runs[scope] = number
         return f"{scope}/r{number}"
@@ -80,6 +108,18 @@ class RunRecording:
         self._call_ids.add(call_id)
         return True
 
+    def unnamed_call_started(self, place: str) -> str:
+        """Return an id for a tool call that the SDK tells no id of; `place` is its scope and tool."""
+        self._unnamed_count += 1
+        call_id = f"local_{self._unnamed_count}"
+        self._unnamed.setdefault(place, []).append(call_id)
+        return call_id
+
+    def unnamed_call_ended(self, place: str) -> str:
+        """Return the id of the oldest call of that place that has not ended."""
+        waiting = self._unnamed.get(place)
+        return waiting.pop(0) if waiting else self.unnamed_call_started(place)
+
     def tool_started(self, step: str) -> None:
         """Note when a tool call began."""
         self._tools[step] = (time.monotonic(), datetime.now(UTC))
@@ -90,3 +130,11 @@ class RunRecording:
         if began is None:
             return datetime.now(UTC), 0
         return began[1], round((time.monotonic() - began[0]) * 1000)
+
+
+def short(key: str) -> str:
+    """Return a step key that fits its column: the same key, or for a very long one its start and a digest."""
+    if len(key) <= MAX_NAME_CHARS:
+        return key
+    digest = hashlib.blake2b(key.encode(errors="replace"), digest_size=12).hexdigest()
+    return f"{key[: MAX_NAME_CHARS - 1 - len(digest)]}~{digest}"

@@ -3,9 +3,18 @@
 from typing import Any, cast
 
 import structlog
-from agents import Agent, ModelProvider, Runner, RunResult, TResponseInputItem
+from agents import Agent, RunConfig, Runner, RunResult, TResponseInputItem
+from agents.tracing import get_current_trace
 
-from app.domain.errors import AppError, ProviderError, RateLimited
+from app.domain.errors import (
+    AgentFailed,
+    AppError,
+    GuardrailTripped,
+    ProviderError,
+    ProviderRejected,
+    RateLimited,
+    RequestError,
+)
 from app.domain.models.conversations import Item
 from app.domain.models.events import ApprovalRequested, RunStarted
 from app.domain.models.runs import ClaimedRun, ErrorInfo, RunOutcome, RunStatus
@@ -15,6 +24,7 @@ from app.infrastructure.providers.openai.buffered_session import BufferedSession
 from app.infrastructure.providers.openai.context import ACTIVE_RUN, ActiveRun, ContextFactory, run_context
 from app.infrastructure.providers.openai.errors import translate
 from app.infrastructure.providers.openai.item_pairs import pair_safe
+from app.infrastructure.providers.openai.journal_model import JournalModelProvider
 from app.infrastructure.providers.openai.lifecycle import RecordingHooks
 from app.infrastructure.providers.openai.output_types import JsonSchemaOutput, json_output, text_output
 from app.infrastructure.providers.openai.preparation import prepared
@@ -31,7 +41,7 @@ class OpenAIAgentRuntime:
     def __init__(
         self,
         registry: AgentRegistry,
-        models: ModelProvider,
+        models: JournalModelProvider,
         defaults: RunDefaults,
         context_factory: ContextFactory | None = None,
     ) -> None:
@@ -57,40 +67,46 @@ class OpenAIExecution:
         """Everything this run gathers lives in its recording."""
         self._runtime = runtime
         self._run = claimed.run
-        self._history: list[Item] = pair_safe(claimed.history) if claimed.run.session_mode == "local" else []
+        self._local = claimed.run.session_mode == "local"
+        self._history: list[Item] = pair_safe(tool_calls.with_unique_ids(claimed.history)) if self._local else []
+        # In server mode the provider has the history, but not what it was sent in vain.
+        self._undelivered: list[Item] = [] if self._local else tool_calls.undelivered(claimed.history)
         self._session = BufferedSession(claimed.run.session_id, self._history)
-        self._recording = RunRecording(publish, stream=claimed.run.stream, history=self._history)
+        self._recording = RunRecording(
+            publish, stream=claimed.run.stream, history=self._history, key_of=runtime.registry.key_named
+        )
         self._trace_id: str | None = None
 
     async def run(self) -> RunOutcome:
         """Execute the run to its end; see the port."""
         run = self._run
         self._recording.publish(RunStarted(run.id, run.conversation_id, run.agent, run.attempts))
-        context = run_context(run)
-        token = ACTIVE_RUN.set(ActiveRun(context, self._recording, ""))
+        token = None
         try:
-            result = await self._call_runner(self._runtime.context_factory(context) if self._runtime.context_factory else context)
-            return self._finished(result)
+            config = run_config(run, self._runtime.models, self._runtime.defaults)
+            context = run_context(run)
+            token = ACTIVE_RUN.set(ActiveRun(context, self._recording, "", config))
+            given = self._runtime.context_factory(context) if self._runtime.context_factory else context
+            return self._finished(await self._call_runner(config, given))
         except Exception as error:  # noqa: BLE001 - an agent's code may raise anything; it is logged, translated, recorded
             translated = translate(error)
-            log.warning("run_failed", run_id=run.id, code=translated.code, exc_info=error)
+            _log_failure(run.id, error, translated)
             return self._ended(RunStatus.FAILED, _error_info(translated))
         finally:
-            ACTIVE_RUN.reset(token)
+            if token is not None:
+                ACTIVE_RUN.reset(token)
 
-    async def _call_runner(self, context: Any) -> RunResult:
+    async def _call_runner(self, config: RunConfig, context: Any) -> RunResult:
         run = self._run
-        agent = self._starting_agent()
-        config = run_config(run, self._runtime.models, self._runtime.defaults)
-        self._trace_id = config.trace_id
+        # Code that calls us inside a trace of its own has the run's spans in that one.
+        trace = get_current_trace()
+        self._trace_id = config.trace_id if trace is None else trace.trace_id
         where: dict[str, Any] = (
-            {"session": self._session}
-            if run.session_mode == "local"
-            else {"conversation_id": run.provider_conversation_id}
+            {"session": self._session} if self._local else {"conversation_id": run.provider_conversation_id}
         )
         return await Runner.run(
-            agent,
-            cast("list[TResponseInputItem]", [dict(item) for item in run.input]),
+            self._starting_agent(),
+            cast("list[TResponseInputItem]", [*self._undelivered, *(dict(item) for item in run.input)]),
             context=context,
             max_turns=run.options.max_turns or self._runtime.defaults.max_turns,
             hooks=RecordingHooks(),
@@ -99,18 +115,22 @@ class OpenAIExecution:
         )
 
     def _starting_agent(self) -> Agent[Any]:
-        agent = prepared(self._runtime.registry.get(self._run.agent).agent)
         options = self._run.options
+        output_type = options.output_type
         if options.output_schema is not None:
-            return agent.clone(output_type=JsonSchemaOutput(options.output_schema))
-        return agent if options.output_type is None else agent.clone(output_type=options.output_type)
+            output_type = JsonSchemaOutput(options.output_schema)
+        agent = self._runtime.registry.get(self._run.agent).agent
+        return prepared(agent, self._runtime.models.default_model, output_type)
 
     def _finished(self, result: RunResult) -> RunOutcome:
         if result.interruptions:
             for item in result.interruptions:
                 self._recording.publish(
                     ApprovalRequested(
-                        item.call_id or "", item.tool_name or "", str(item.arguments or ""), item.agent.name
+                        item.call_id or "",
+                        item.tool_name or "",
+                        str(item.arguments or ""),
+                        self._runtime.registry.key_of(item.agent),
                     )
                 )
             return self._ended(
@@ -118,7 +138,7 @@ class OpenAIExecution:
                 ErrorInfo("approval_required", "A tool needs a person's approval, and this server takes none yet."),
             )
         output = json_output(result.final_output)
-        items = self._items() if self._run.session_mode == "local" else self._server_items(result)
+        items = self._items() if self._local else self._server_items(result)
         return self._outcome(
             RunStatus.COMPLETED, self._runtime.registry.key_of(result.last_agent), output, text_output(output), items
         )
@@ -136,18 +156,24 @@ class OpenAIExecution:
 
     def _ended(self, status: RunStatus, error: ErrorInfo) -> RunOutcome:
         """Close the history of a run that did not finish: its input, the finished pairs, an output for open calls."""
-        items = self._items()
-        known = items or list(self._run.input)
-        answers = [item for _, output in self._recording.responses for item in output]
-        in_flight = tool_calls.unseen(answers, known)
         outputs = {
             call.call_id: call.output
             for call in self._recording.tool_calls.values()
             if call.output is not None and not call.scope
         }
-        closed = tool_calls.closed(tool_calls.without_reasoning_tail([*known, *in_flight]), outputs)
+        answers = [output for _, output in self._recording.responses]
+        if self._local:
+            known = self._items() or list(self._run.input)
+            # An answer without calls was the last one, and refused: by a guardrail, or because it was malformed.
+            waiting = [item for answer in answers if tool_calls.has_calls(answer) for item in answer]
+            in_flight = [] if error.code == GuardrailTripped.code else tool_calls.unseen(waiting, known)
+            closed = tool_calls.closed(tool_calls.without_reasoning_tail([*known, *in_flight]), outputs)
+        else:  # the provider has all of its answers; the outputs of the last one are what it still waits for
+            closed = list(self._run.input)
+            for answer in answers:
+                closed += tool_calls.closed(answer, outputs)
         agent = self._recording.agents.get("", self._run.agent)
-        return self._outcome(status, self._runtime.registry.key_named(agent), None, "", closed, error)
+        return self._outcome(status, agent, None, "", closed, error)
 
     def _items(self) -> list[Item]:
         return [dict(item) for item in self._session.added]
@@ -156,7 +182,7 @@ class OpenAIExecution:
         new = [cast("Item", item.to_input_item()) for item in result.new_items if item.type != "tool_approval_item"]
         return [*self._run.input, *new]
 
-    def _outcome(  # noqa: PLR0917 - one call site a kind of end; the fields are the outcome's own
+    def _outcome(
         self,
         status: RunStatus,
         agent: str,
@@ -185,12 +211,37 @@ class OpenAIExecution:
         )
 
 
+def _log_failure(run_id: str, error: Exception, translated: AppError) -> None:
+    """Log why a run failed. The text of an upstream error may repeat the prompt, so only its facts are logged."""
+    if isinstance(translated, AgentFailed | RequestError) and translated is not error:
+        log.warning("run_failed", run_id=run_id, code=translated.code, exc_info=error)
+        return
+    log.warning(
+        "run_failed",
+        run_id=run_id,
+        code=translated.code,
+        reason=translated.public_message,
+        error=type(error).__name__,
+        **_details(translated),
+    )
+
+
 def _error_info(error: AppError) -> ErrorInfo:
+    return ErrorInfo(error.code, error.public_message, _details(error))
+
+
+def _details(error: AppError) -> dict[str, Any]:
     details: dict[str, Any] = {}
     if isinstance(error, ProviderError):
         details["retryable"] = error.retryable
         if error.request_id is not None:
             details["request_id"] = error.request_id
+    if isinstance(error, ProviderRejected) and error.upstream_status is not None:
+        details["upstream_status"] = error.upstream_status
     if isinstance(error, RateLimited) and error.retry_after_s is not None:
         details["retry_after_s"] = error.retry_after_s
-    return ErrorInfo(error.code, error.public_message, details)
+    if isinstance(error, GuardrailTripped):
+        details["guardrail"] = error.guardrail
+    if isinstance(error, RequestError) and error.param is not None:
+        details["param"] = error.param
+    return details

@@ -1,6 +1,6 @@
 """The model's stream events to ours, one way."""
 
-from typing import Final
+from typing import Any, Final
 
 from agents.items import TResponseStreamEvent
 
@@ -24,4 +24,5 @@ def delta_of(event: TResponseStreamEvent, scope: str) -> Delta | None:
     if kind is None:
         return None
     # Every event type in the table has these two; the SDK's union cannot say so.
-    return kind(event.delta, event.item_id, scope)  # pyright: ignore[reportAttributeAccessIssue]
+    delta: Any = event
+    return kind(delta.delta, delta.item_id, scope)

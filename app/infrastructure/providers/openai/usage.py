@@ -6,11 +6,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import tiktoken
 from agents import Usage
 
 from app.domain.models.usage import TokenUsage
+from app.infrastructure.providers.openai import wire_json
 
 _DATA = Path(__file__).parent / "data" / "o200k_base.tiktoken"
 # The split pattern of o200k_base as tiktoken publishes it; its own loader would fetch the ranks over the network.
@@ -43,7 +43,7 @@ def token_usage(usage: Usage) -> TokenUsage:
 
 def estimated_usage(instructions: str | None, request: str | Sequence[Any], output: str) -> TokenUsage:
     """Count the tokens of a call that was cut: the whole request, and the output that had arrived."""
-    wire = request if isinstance(request, str) else msgspec.json.encode(request, enc_hook=str).decode()
+    wire = request if isinstance(request, str) else wire_json.encode(request)
     return TokenUsage(
         requests=1,
         input_tokens=count_tokens(instructions or "") + count_tokens(wire),
