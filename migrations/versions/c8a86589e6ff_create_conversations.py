@@ -66,6 +66,8 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_client_sessions")),
     )
+    # Deleting a conversation ends the sessions that point to it.
+    op.create_index(op.f("ix_client_sessions_conversation_id"), "client_sessions", ["conversation_id"])
 
 
 def downgrade() -> None:

@@ -161,7 +161,7 @@ client_sessions = Table(
     Column("organization_id", String(64), nullable=False),
     Column("user_id", String(255)),
     Column("agent", String(64)),
-    Column("conversation_id", String(64), nullable=False),
+    Column("conversation_id", String(64), nullable=False, index=True),
     _timestamp("created_at"),
 )
 

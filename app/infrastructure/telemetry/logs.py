@@ -1,12 +1,40 @@
 """Logs: JSON lines for machines, short lines for people; to standard error, because standard output is data."""
 
 import logging
+import re
 import sys
+from collections.abc import MutableMapping
 from typing import Any, Literal
 
 import structlog
 
 LogFormat = Literal["auto", "json", "console"]
+
+# Keys and tokens as they appear in headers and error texts, and passwords in URLs.
+_SECRETS = re.compile(
+    r"(?P<keep>Bearer\s+|://[^\s:/@]*:)(?P<hidden>[^\s@'\"]+)|\b(?:sk|sess|rk)[-_][A-Za-z0-9_\-*.]{8,}", re.IGNORECASE
+)
+
+
+def redacted(text: str) -> str:
+    """Return a text without the secrets that foreign libraries are known to put into theirs."""
+    return _SECRETS.sub(lambda match: f"{match['keep'] or ''}***", text)
+
+
+def _redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Take secrets out of every text of a log line, tracebacks included; it runs just before rendering."""
+    for key, value in event.items():
+        if isinstance(value, str):
+            event[key] = redacted(value)
+    return event
+
+
+class _StderrHandler(logging.Handler):
+    """Writes to what standard error is at the time, as our own logger does."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        print(self.format(record), file=sys.stderr)  # noqa: T201 - standard error is where logs go
 
 
 def configure_logs(level: str, log_format: LogFormat) -> None:
@@ -18,11 +46,11 @@ def configure_logs(level: str, log_format: LogFormat) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
         structlog.stdlib.ExtraAdder(),
     ]
-    renderers: list[Any] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
-        if console
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    )
+    renderers: list[Any] = [
+        structlog.processors.format_exc_info,
+        _redact,
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if console else structlog.processors.JSONRenderer(),
+    ]
     threshold = getattr(logging, level.upper())
     structlog.configure(
         processors=[processor for processor in processors if not isinstance(processor, structlog.stdlib.ExtraAdder)]
@@ -32,7 +60,7 @@ def configure_logs(level: str, log_format: LogFormat) -> None:
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StderrHandler()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=processors,

@@ -10,9 +10,15 @@ import structlog
 from agents import Model, ModelProvider, OpenAIChatCompletionsModel, OpenAIResponsesModel
 from agents.items import TResponseStreamEvent
 from openai import AsyncOpenAI
+from openai.types.responses import Response
 
 from app.infrastructure.providers.openai.demo_model import DemoModel
-from app.infrastructure.providers.openai.journal_model import JournalModelProvider
+from app.infrastructure.providers.openai.journal_model import (
+    JournalModelProvider,
+    closing,
+    reported_failure,
+    warn_incomplete,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -39,9 +45,10 @@ class EndpointOptions:
 class Endpoint(ModelProvider):
     """Models of one endpoint, and the one client that reaches it."""
 
-    def __init__(self, client: AsyncOpenAI, api: WireApi) -> None:
+    def __init__(self, client: AsyncOpenAI, api: WireApi, *, owns_client: bool) -> None:
         """`auto` asks the endpoint once, at the first call, whether it speaks Responses."""
         self.client = client
+        self._owns_client = owns_client
         self._api: WireApi = api
         self._probing = asyncio.Lock()
 
@@ -56,10 +63,10 @@ class Endpoint(ModelProvider):
         """Return the SDK's model for one wire API."""
         if api == "chat_completions":
             return OpenAIChatCompletionsModel(name, self.client, buffer_streamed_tool_calls=True)
-        return OpenAIResponsesModel(name, self.client)
+        return _ResponsesModel(name, self.client)
 
     async def api(self) -> WireApi:
-        """Return the wire API to use, asking the endpoint the first time; asks again while it cannot be reached."""
+        """Return the wire API to use, asking the endpoint the first time; `auto` while it has not told."""
         if self._api == "auto":
             async with self._probing:
                 if self._api == "auto":
@@ -74,8 +81,12 @@ class Endpoint(ModelProvider):
             # An unknown route has no `param`; a host that knows the route may still say 404 for a missing model.
             api: WireApi = "responses" if error.param == "model" else "chat_completions"
         except openai.APIStatusError as error:
-            api = "chat_completions" if error.status_code in {405, 501} else "responses"
-        except openai.APIConnectionError:
+            # A refused key or an overloaded host says nothing about the route: ask again next time.
+            status = error.status_code
+            if status in {401, 403, 408, 409, 429, 500} or status > 501:
+                return "auto"
+            api = "chat_completions" if status in {405, 501} else "responses"
+        except (openai.OpenAIError, ValueError):  # not reached, or not understood
             return "auto"
         else:
             api = "responses"
@@ -83,8 +94,22 @@ class Endpoint(ModelProvider):
         return api
 
     async def aclose(self) -> None:
-        """Close the client's connections."""
-        await self.client.close()
+        """Close the client's connections; a client of the caller's own stays open."""
+        if self._owns_client:
+            await self.client.close()
+
+
+class _ResponsesModel(OpenAIResponsesModel):
+    """The SDK's model, which takes a failed response of status 200 for an answer when the call is not streamed."""
+
+    async def _fetch_response(self, *args: Any, **kwargs: Any) -> Any:
+        response: Any = await super()._fetch_response(*args, **kwargs)
+        if isinstance(response, Response):
+            if response.status in {"failed", "cancelled"}:
+                raise reported_failure()
+            if response.status == "incomplete":
+                warn_incomplete(response)
+        return response
 
 
 class _ProbingModel(Model):
@@ -99,7 +124,7 @@ class _ProbingModel(Model):
         if self._resolved is None:
             api = await self._endpoint.api()
             if api == "auto":
-                return self._endpoint.model(self.model, "responses")  # unreachable: let the call itself say so
+                return self._endpoint.model(self.model, "responses")  # let the call itself say what is wrong
             self._resolved = self._endpoint.model(self.model, api)
         return self._resolved
 
@@ -109,12 +134,20 @@ class _ProbingModel(Model):
 
     async def stream_response(self, *args: Any, **kwargs: Any) -> AsyncIterator[TResponseStreamEvent]:
         """Stream the model; see the SDK's Model."""
-        async for event in (await self._model()).stream_response(*args, **kwargs):
-            yield event
+        async with closing((await self._model()).stream_response(*args, **kwargs)) as events:
+            async for event in events:
+                yield event
 
     def get_retry_advice(self, request: Any) -> Any:
         """Ask the resolved model, once there is one."""
         return None if self._resolved is None else self._resolved.get_retry_advice(request)
+
+    def __getattr__(self, name: str) -> Any:
+        """Give the SDK the optional hooks of the resolved model, once there is one."""
+        resolved = vars(self).get("_resolved")
+        if resolved is None:
+            raise AttributeError(name)
+        return getattr(resolved, name)
 
 
 class DemoEndpoint(ModelProvider):
@@ -159,7 +192,7 @@ def build_models(options: EndpointOptions, client: AsyncOpenAI | None = None) ->
     )
     known_host = str(used.base_url.host) == "api.openai.com"
     api: WireApi = "responses" if options.api == "auto" and known_host else options.api
-    endpoint = Endpoint(used, api)
+    endpoint = Endpoint(used, api, owns_client=client is None)
     return Models("openai", JournalModelProvider(endpoint, options.default_model), used, options.default_model)
 
 

@@ -33,6 +33,10 @@ def translate(error: BaseException) -> AppError:
         translator = _TRANSLATORS.get(kind)
         if translator is not None:
             return translator(error)
+    return _agent_code(error)
+
+
+def _agent_code(_error: BaseException) -> AppError:
     return AgentFailed("The agent's own code raised an error. The server's log has it under the run's id.")
 
 
@@ -41,6 +45,9 @@ def _timeout(error: BaseException) -> AppError:
 
 
 def _unreachable(error: BaseException) -> AppError:
+    # The client has one exception for all of the transport; how far it came is in the cause.
+    if "Connect" not in type(error.__cause__).__name__ and error.__cause__ is not None:
+        return _stream_error(error)
     return ProviderTimeout("The model's endpoint could not be reached.", request_id=_request_id(error))
 
 
@@ -93,6 +100,20 @@ def _stream_error(_error: BaseException) -> AppError:
     return ProviderError("The model's endpoint broke off its answer.", retryable=True)
 
 
+def _cut_short(_error: BaseException) -> AppError:
+    return ProviderRejected(
+        "The model stopped before its answer was complete: output limit or content filter.", upstream_status=None
+    )
+
+
+def _not_text(_error: BaseException) -> AppError:
+    return InvalidInput("The conversation holds characters that are no valid Unicode (lone surrogates).", param="input")
+
+
+def _mcp_cancelled(_error: BaseException) -> AppError:
+    return AgentFailed("An MCP server ended a tool call before it had a result.")
+
+
 def _turns(_error: BaseException) -> AppError:
     return TurnLimitReached("The run needed more turns than it is allowed. Raise max_turns or simplify the task.")
 
@@ -132,11 +153,17 @@ _TRANSLATORS: dict[type[BaseException], Callable[[BaseException], AppError]] = {
     openai.APIResponseValidationError: _garbage,
     openai.APIError: _stream_error,
     openai.OpenAIError: _garbage,
+    openai.LengthFinishReasonError: _cut_short,
+    openai.ContentFilterFinishReasonError: _cut_short,
+    openai.WebSocketConnectionClosedError: _stream_error,
+    openai.WebSocketQueueFullError: _stream_error,
+    openai.InvalidWebhookSignatureError: _agent_code,
     sdk.MaxTurnsExceeded: _turns,
     sdk.ModelTimeoutError: _timeout,
     sdk.ModelBehaviorError: _model_behavior,
     sdk.ModelRefusalError: _refusal,
     sdk.UserError: _user_error,
+    sdk.MCPToolCancellationError: _mcp_cancelled,
     sdk.ToolTimeoutError: _tool_timeout,
     sdk.InputGuardrailTripwireTriggered: _guardrail,
     sdk.OutputGuardrailTripwireTriggered: _guardrail,
@@ -145,11 +172,8 @@ _TRANSLATORS: dict[type[BaseException], Callable[[BaseException], AppError]] = {
     sdk.AgentsException: _model_behavior,
     # The client parses a body before it knows that it is an answer; JSON that is none surfaces as a ValueError.
     ValueError: lambda error: _garbage(error) if _from_client(error) else _agent_code(error),
+    UnicodeEncodeError: lambda error: _not_text(error) if _from_client(error) else _agent_code(error),
 }
-
-
-def _agent_code(_error: BaseException) -> AppError:
-    return AgentFailed("The agent's own code raised an error. The server's log has it under the run's id.")
 
 
 def _from_client(error: BaseException) -> bool:

@@ -4,7 +4,7 @@ It is the one place that sees every call: nested agents', retried, failed and cu
 transparent.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -149,9 +149,7 @@ class JournalModel(Model):
             raise AttributeError(name)
         return getattr(self.inner, name)
 
-    def _begin(
-        self, active: ActiveRun, instructions: str | None, request: str | list[TResponseInputItem]
-    ) -> ModelCall:
+    def _begin(self, active: ActiveRun, instructions: str | None, request: str | list[TResponseInputItem]) -> ModelCall:
         call = ModelCall(active, self.model, instructions, request)
         call.begin()
         return call
@@ -189,7 +187,7 @@ def model_name_of(model: Model) -> str:
 
 
 @asynccontextmanager
-async def closing(events: AsyncIterator[Any]) -> AsyncIterator[AsyncIterator[Any]]:
+async def closing(events: AsyncIterator[Any]) -> AsyncGenerator[AsyncIterator[Any]]:
     """Close an iterator at the end of the block if it can be closed: generators can, hand-written ones may not."""
     try:
         yield events

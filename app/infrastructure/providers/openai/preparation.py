@@ -1,7 +1,7 @@
 """The agents that really run: copies of the caller's where something must differ, and the originals are not touched.
 
-Two things make a copy necessary: an agent that carries a Model object of its own, whose calls would not be recorded; and
-one that names no model but has the settings which the SDK makes for its own default model, not for ours.
+Two things make a copy necessary: an agent that carries a Model object of its own, whose calls would not be recorded;
+and one that names no model but has the settings which the SDK makes for its own default model, not for ours.
 """
 
 from collections.abc import Awaitable, Callable

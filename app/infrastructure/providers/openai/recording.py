@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -22,7 +22,7 @@ MAX_NAME_CHARS = 255
 
 
 @contextmanager
-def never_failing(what: str) -> Iterator[None]:
+def never_failing(what: str) -> Generator[None]:
     """Log what recording code raises in the block: a lost row is better than a failed, paid run."""
     try:
         yield

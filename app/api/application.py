@@ -1,0 +1,105 @@
+"""The application: `create_app` for uvicorn (`app.api.application:create_app`, as a factory) and for embedding."""
+
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+
+from app import __version__
+from app.api.errors import (
+    HttpError,
+    handle_app_error,
+    handle_http_error,
+    handle_starlette_error,
+    handle_validation_error,
+)
+from app.api.loopback import check_bind
+from app.api.middleware import JsonBodies, LocalOnly, RequestContext
+from app.api.openapi import describe
+from app.api.routes import catalog, chat, conversations, health, runs, sessions
+from app.bootstrap import AgentSource, ContextFactory, open_container
+from app.domain.errors import AppError
+from app.settings import Settings, load_settings
+
+ROUTERS = (health.router, sessions.router, chat.router, runs.router, conversations.router, catalog.router)
+DESCRIPTION = (
+    "OpenAI Agents SDK agents as a service: durable sessions, accounted runs, streamed. "
+    'Every error is `{"error": {"message", "type", "param", "code"}}`; every reply carries `x-request-id`.'
+)
+
+
+def create_app(
+    *,
+    settings: Settings | None = None,
+    agents: Sequence[AgentSource] = (),
+    tools: Mapping[str, Callable[..., Any]] | None = None,
+    context_factory: ContextFactory | None = None,
+    client: Any = None,
+    engine: Any = None,
+) -> FastAPI:
+    """Return the application; its lifespan starts the system, finishes runs of lost processes, and stops it in order.
+
+    Args:
+        settings: None reads the environment.
+        agents: served beside those that the settings name; with neither, the demo agents.
+        tools: functions that declared agents may name.
+        context_factory: makes the context type that the agents were written for.
+        client: an `openai.AsyncOpenAI` of the caller's own.
+        engine: an async SQLAlchemy engine of the caller's own, which stays open.
+
+    Raises:
+        ConfigurationError: a setting is wrong, or HOST is an address that other machines can reach. Wrong agents and
+            databases are reported the same way when the application starts.
+    """
+    settings = settings or load_settings()
+    check_bind(settings.server.host)
+    open_system = partial(
+        open_container,
+        settings,
+        agents=agents,
+        tools=tools,
+        take_over=True,
+        context_factory=context_factory,
+        client=client,
+        engine=engine,
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        async with open_system() as container:
+            app.state.container = container
+            yield
+            del app.state.container
+
+    app = FastAPI(
+        title="durable-agents",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        # Both pages load scripts from a CDN.
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        # Its spans would carry query strings, and those may carry session ids.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+        middleware=[
+            Middleware(RequestContext),
+            Middleware(LocalOnly),
+            Middleware(JsonBodies, max_body_bytes=settings.server.max_body_bytes),
+        ],
+        exception_handlers={
+            AppError: handle_app_error,
+            HttpError: handle_http_error,
+            HTTPException: handle_starlette_error,
+            RequestValidationError: handle_validation_error,
+        },
+    )
+    for router in ROUTERS:
+        app.include_router(router)
+    app.openapi = partial(describe, app)
+    return app
