@@ -14,6 +14,7 @@ from app.domain.models.runs import RunOptions, RunRequest
 MAX_TURNS = 1_000
 MAX_TIMEOUT_S = 24 * 3600
 MAX_HISTORY_ITEMS = 10_000
+MAX_NAME_CHARS = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +61,11 @@ def check_request(request: RunRequest, limits: RunLimits) -> None:
     """
     check_organization(request.caller.organization_id)
     user_id = request.caller.user_id
-    if user_id is not None and not 1 <= len(user_id) <= 255:
-        raise InvalidInput("A user id is 1 to 255 characters.", param="user_id")
+    if user_id is not None:
+        _check_name("user_id", user_id)
     options = request.options
+    if options.model is not None:
+        _check_name("model", options.model)
     if options.max_turns is not None:
         _check_range("max_turns", options.max_turns, 1, MAX_TURNS, whole=True)
     if options.timeout_s is not None:
@@ -80,6 +83,11 @@ def _checked_item(item: object, index: int) -> Item:
     if "role" not in item and "type" not in item:
         raise InvalidInput(f"Input item {index} has neither a role nor a type.", param=f"input[{index}]")
     return {str(key): value for key, value in item.items()}
+
+
+def _check_name(name: str, value: object) -> None:
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME_CHARS or not value.isprintable():
+        raise InvalidInput(f"{name} is a text of 1 to {MAX_NAME_CHARS} printable characters.", param=name)
 
 
 def _check_range(name: str, value: Any, least: float, most: float, *, whole: bool) -> None:

@@ -4,30 +4,16 @@ Lock order, everywhere: the conversation's row, then the run's, then the SDK ses
 """
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
-    BigInteger,
-    Column,
     CursorResult,
-    MetaData,
     Row,
     Select,
-    String,
-    Table,
-    Text,
-    and_,
-    bindparam,
-    case,
-    func,
-    insert,
-    literal,
-    or_,
     select,
-    update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.domain.errors import ConversationNotFound, LeaseLost, RunNotFound
@@ -35,24 +21,25 @@ from app.domain.identifiers import session_key
 from app.domain.models.conversations import Caller, Item
 from app.domain.models.events import SequencedEvent
 from app.domain.models.runs import FINAL_STATUSES, ClaimedRun, NewRun, Run, RunRecord, RunResult, RunStatus, StartedRun
-from app.infrastructure.persistence import json_text, run_rows
+from app.infrastructure.persistence import journal_sql, json_text, run_rows
 from app.infrastructure.persistence.batches import insert_rows
-from app.infrastructure.persistence.clock_sql import now_ms, session_clock
 from app.infrastructure.persistence.engine import reading, writing
 from app.infrastructure.persistence.event_log import event_rows, events_of
+from app.infrastructure.persistence.owned_rows import can_exist
 from app.infrastructure.persistence.tables import (
     completion_events,
-    conversations,
     messages,
     run_events,
     run_steps,
     run_usage,
     runs,
-    sdk_messages,
-    sdk_sessions,
 )
 
-_UNFINISHED = ("queued", "running", "waiting")
+_LOST = "The run was taken over by another process, or its conversation was deleted."
+
+
+class _AlreadyRecorded(Exception):
+    """This very end of the run is in the database: its commit happened, only the answer to it was lost."""
 
 
 class SqlRunJournal:
@@ -70,10 +57,10 @@ class SqlRunJournal:
             conversation = await self._open_conversation(connection, new, now)
             run = run_rows.new_run(new, conversation, now)
             values = run_rows.new_run_values(run, new.history_items) | {"owner": owner, "lease_ms": self._lease_ms}
-            status = (await connection.execute(_INSERT_RUN, values)).scalar_one()
+            status = (await connection.execute(journal_sql.INSERT_RUN, values)).scalar_one()
             if status != "running":
                 return StartedRun(run, None)
-            fresh = conversation.run_count == 1
+            fresh = new.conversation_id is None
             history = () if fresh else await _history(connection, run.session_id, new.history_items)
             return StartedRun(run, history)
 
@@ -97,61 +84,70 @@ class SqlRunJournal:
                 "created_at": now,
                 "updated_at": now,
             }
-            return (await connection.execute(_INSERT_CONVERSATION, values)).one()
+            return (await connection.execute(journal_sql.INSERT_CONVERSATION, values)).one()
+        if not can_exist(new.conversation_id):
+            raise ConversationNotFound(new.conversation_id)
         keys = {"conversation": new.conversation_id, "organization": new.caller.organization_id, "now": now}
         if new.caller.user_id is None:
-            row = (await connection.execute(_NEXT_RUN, keys)).one_or_none()
+            row = (await connection.execute(journal_sql.NEXT_RUN, keys)).one_or_none()
         else:
-            row = (await connection.execute(_NEXT_RUN_OF_USER, keys | {"user": new.caller.user_id})).one_or_none()
+            row = (
+                await connection.execute(journal_sql.NEXT_RUN_OF_USER, keys | {"user": new.caller.user_id})
+            ).one_or_none()
         if row is None:
             raise ConversationNotFound(new.conversation_id)
         return row
 
     async def claim(self, owner: str, *, take_over: bool) -> ClaimedRun | None:
         """Claim one run that can go on; see the port."""
-        candidates = _CLAIMABLE if take_over else _CLAIMABLE_FOR_OWN
+        candidates = journal_sql.CLAIMABLE if take_over else journal_sql.CLAIMABLE_FOR_OWN
         async with writing(self._engine) as connection:
             run_id = (await connection.execute(candidates, {"owner": owner})).scalar_one_or_none()
             if run_id is None:
                 return None
             parameters = {"run": run_id, "owner": owner, "lease_ms": self._lease_ms}
-            await connection.execute(_CLAIM, parameters)
-            row = (await connection.execute(_CLAIMED, {"run": run_id})).one()
+            await connection.execute(journal_sql.CLAIM, parameters)
+            row = (await connection.execute(journal_sql.CLAIMED, {"run": run_id})).one()
             history = await _history(connection, row.sdk_session_id, row.history_items)
             return ClaimedRun(run_rows.run_of(row), history)
 
     async def renew(self, owner: str) -> Collection[str]:
         """Extend the owner's leases; see the port."""
         async with writing(self._engine) as connection:
-            rows = await connection.execute(_RENEW, {"owner": owner, "lease_ms": self._lease_ms})
+            rows = await connection.execute(journal_sql.RENEW, {"owner": owner, "lease_ms": self._lease_ms})
             return {row.id for row in rows if row.status == "running"}
 
     async def finish(self, run: Run, record: RunRecord) -> None:
-        """Write the end of a run; see the port."""
+        """Write the end of a run; see the port. Writing the same record again changes nothing."""
+        with suppress(_AlreadyRecorded):
+            await self._finish(run, record)
+
+    async def _finish(self, run: Run, record: RunRecord) -> None:
         now = record.result.timings.finished_at
         async with writing(self._engine) as connection:
             last_position = (
                 await connection.execute(
-                    _CLOSE_CONVERSATION,
+                    journal_sql.CLOSE_CONVERSATION,
                     {
                         "conversation": run.conversation_id,
                         "added": len(record.messages),
-                        "answered_by": record.result.agent,
+                        "answered_by": run_rows.short_text(record.result.agent, 64),
                         "first_title": run_rows.title_of(record),
                         "now": now,
                     },
                 )
             ).scalar_one_or_none()
             finished: CursorResult[Any] = await connection.execute(
-                _FINISH, run_rows.finished_values(record) | {"run": run.id, "held_fence": run.fence}
+                journal_sql.FINISH, run_rows.finished_values(record) | {"run": run.id, "held_fence": run.fence}
             )
             if last_position is None or finished.rowcount != 1:
-                raise LeaseLost("The run was taken over by another process, or its conversation was deleted.")
+                recorded = (await connection.execute(journal_sql.RECORDED, {"event": record.completion.id})).first()
+                raise _AlreadyRecorded if recorded else LeaseLost(_LOST)
             history = await self._history_rows(connection, run.session_id, record.result.items)
             await insert_rows(
                 connection,
                 {
-                    _HISTORY_TABLE[connection.dialect.name]: history,
+                    journal_sql.HISTORY_TABLE[connection.dialect.name]: history,
                     messages: run_rows.message_rows(record, run.conversation_id, last_position),
                     run_steps: run_rows.step_rows(record),
                     run_events: event_rows(run.id, record.events, now),
@@ -166,7 +162,7 @@ class SqlRunJournal:
         """Lock the SDK's session, made on first use, and return the rows to append to it."""
         if not items:
             return []
-        upsert = _TOUCH_SESSION[connection.dialect.name]
+        upsert = journal_sql.TOUCH_SESSION[connection.dialect.name]
         written_at = (await connection.execute(upsert, {"session_id": session_id})).scalar_one()
         return [
             {"session_id": session_id, "message_data": json_text.encode(item), "created_at": written_at}
@@ -175,6 +171,7 @@ class SqlRunJournal:
 
     async def events(self, caller: Caller, run_id: str, after: int = 0) -> tuple[Sequence[SequencedEvent], bool]:
         """Return stored events; see the port."""
+        _check_form(run_id)
         async with reading(self._engine) as connection:
             status = (await connection.execute(_of_caller(select(runs.c.status), caller, run_id))).scalar_one_or_none()
             if status is None:
@@ -191,11 +188,17 @@ class SqlRunJournal:
 
     async def result(self, caller: Caller, run_id: str) -> RunResult | None:
         """Return how a run ended; see the port."""
+        _check_form(run_id)
         async with reading(self._engine) as connection:
             row = (await connection.execute(_of_caller(select(runs.c.result), caller, run_id))).one_or_none()
         if row is None:
             raise RunNotFound(run_id)
         return None if row.result is None else run_rows.result_of(row.result)
+
+
+def _check_form(run_id: str) -> None:
+    if not can_exist(run_id):
+        raise RunNotFound(run_id)
 
 
 def _of_caller(statement: Select[Any], caller: Caller, run_id: str) -> Select[Any]:
@@ -207,211 +210,5 @@ async def _history(connection: AsyncConnection, session_id: str, limit: int) -> 
     """Return the latest items of a session: by the index, so that the cost does not grow with the conversation."""
     if limit <= 0:
         return ()
-    rows = (await connection.execute(_LATEST_ITEMS, {"session": session_id, "most": limit})).scalars().all()
+    rows = (await connection.execute(journal_sql.LATEST_ITEMS, {"session": session_id, "most": limit})).scalars().all()
     return run_rows.items_of(rows)
-
-
-# Statements are built once: SQLAlchemy then finds their compiled text by identity instead of walking them every time.
-
-_CONVERSATION_COLUMNS = (
-    conversations.c.id,
-    conversations.c.agent,
-    conversations.c.last_agent,
-    conversations.c.run_count,
-    conversations.c.sdk_session_id,
-    conversations.c.provider_conversation_id,
-)
-
-_INSERT_CONVERSATION = insert(conversations).returning(*_CONVERSATION_COLUMNS)
-
-_NEXT_RUN = (
-    update(conversations)
-    .where(
-        conversations.c.id == bindparam("conversation"),
-        conversations.c.organization_id == bindparam("organization"),
-        conversations.c.kind == "chat",
-    )
-    .values(run_count=conversations.c.run_count + 1, updated_at=bindparam("now"))
-    .returning(*_CONVERSATION_COLUMNS)
-)
-_NEXT_RUN_OF_USER = _NEXT_RUN.where(conversations.c.user_id == bindparam("user"))
-
-_earlier = runs.alias("earlier")
-
-
-def _insert_run() -> Any:
-    """A run goes ahead when its conversation has no unfinished one; its conversation's row is locked already."""
-    plain = (
-        "id",
-        "conversation_id",
-        "organization_id",
-        "user_id",
-        "agent",
-        "position",
-        "session_mode",
-        "input",
-        "options",
-        "stream",
-        "history_items",
-        "owner",
-        "fence",
-        "attempts",
-        "journal_version",
-        "created_at",
-    )
-    busy = (
-        select(literal(1))
-        .select_from(_earlier)
-        .where(_earlier.c.conversation_id == bindparam("conversation_id"), _earlier.c.status.in_(_UNFINISHED))
-        .exists()
-    )
-    status = case((busy, literal("queued", String)), else_=literal("running", String))
-    values = [bindparam(name, type_=runs.c[name].type).label(name) for name in plain]
-    source = select(*values, status, now_ms() + bindparam("lease_ms", type_=BigInteger))
-    return insert(runs).from_select([*plain, "status", "lease_until_ms"], source).returning(runs.c.status)
-
-
-_INSERT_RUN = _insert_run()
-
-_LATEST_ITEMS = (
-    select(sdk_messages.c.message_data)
-    .where(sdk_messages.c.session_id == bindparam("session"))
-    .order_by(sdk_messages.c.created_at.desc(), sdk_messages.c.id.desc())
-    .limit(bindparam("most"))
-)
-
-
-def _claimable(*, own_conversations_only: bool) -> Select[Any]:
-    mine = and_(runs.c.status == "queued", runs.c.owner == bindparam("owner"))
-    lost = runs.c.lease_until_ms < now_ms()
-    blocked = (
-        select(literal(1))
-        .select_from(_earlier)
-        .where(
-            _earlier.c.conversation_id == runs.c.conversation_id,
-            _earlier.c.status.in_(_UNFINISHED),
-            _earlier.c.position < runs.c.position,
-        )
-        .exists()
-    )
-    statement = (
-        select(runs.c.id)
-        .where(
-            runs.c.status.in_(("queued", "running")),
-            or_(mine, lost),
-            runs.c.journal_version <= run_rows.JOURNAL_VERSION,
-            ~blocked,
-        )
-        .order_by(runs.c.created_at, runs.c.id)
-        .limit(1)
-        .with_for_update(skip_locked=True, of=runs)
-    )
-    if own_conversations_only:
-        own = select(_earlier.c.conversation_id).where(
-            _earlier.c.owner == bindparam("owner"), _earlier.c.status == "queued"
-        )
-        statement = statement.where(runs.c.conversation_id.in_(own))
-    return statement
-
-
-_CLAIMABLE = _claimable(own_conversations_only=False)
-_CLAIMABLE_FOR_OWN = _claimable(own_conversations_only=True)
-
-_CLAIM = (
-    update(runs)
-    .where(runs.c.id == bindparam("run"))
-    .values(
-        # A queued run has not been executed yet: its first claim is its first attempt.
-        attempts=case((runs.c.status == "running", runs.c.attempts + 1), else_=runs.c.attempts),
-        status="running",
-        owner=bindparam("owner"),
-        fence=runs.c.fence + 1,
-        lease_until_ms=now_ms() + bindparam("lease_ms", type_=BigInteger),
-    )
-)
-
-_CLAIMED = (
-    select(runs, conversations.c.sdk_session_id, conversations.c.provider_conversation_id)
-    .join(conversations, conversations.c.id == runs.c.conversation_id)
-    .where(runs.c.id == bindparam("run"))
-)
-
-_RENEW = (
-    update(runs)
-    .where(runs.c.owner == bindparam("owner"), runs.c.status.in_(("queued", "running")))
-    .values(lease_until_ms=now_ms() + bindparam("lease_ms", type_=BigInteger))
-    .returning(runs.c.id, runs.c.status)
-)
-
-_CLOSE_CONVERSATION = (
-    update(conversations)
-    .where(conversations.c.id == bindparam("conversation"))
-    .values(
-        message_count=conversations.c.message_count + bindparam("added"),
-        last_agent=bindparam("answered_by"),
-        title=func.coalesce(conversations.c.title, bindparam("first_title", type_=String)),
-        last_session_sync_at=bindparam("now"),
-        updated_at=bindparam("now"),
-    )
-    .returning(conversations.c.message_count)
-)
-
-_FINISH = (
-    update(runs)
-    .where(runs.c.id == bindparam("run"), runs.c.fence == bindparam("held_fence"), runs.c.status == "running")
-    .values(
-        {
-            name: bindparam(name, type_=runs.c[name].type)
-            for name in (
-                "status",
-                "last_agent",
-                "owner",
-                "lease_until_ms",
-                "result",
-                "error_code",
-                "spans",
-                "trace_id",
-                "last_sequence",
-                "requests",
-                "input_tokens",
-                "cached_tokens",
-                "output_tokens",
-                "reasoning_tokens",
-                "cost_usd",
-                "started_at",
-                "finished_at",
-            )
-        }
-    )
-)
-
-
-def _touch_session(dialect: Any, latest: Any, history: Table) -> Any:
-    """Make or lock the session's row, and return the time its next items carry: never before its last one."""
-    newest = (
-        select(func.max(history.c.created_at)).where(history.c.session_id == bindparam("session_id")).scalar_subquery()
-    )
-    return (
-        dialect.insert(sdk_sessions)
-        .values(session_id=bindparam("session_id"))
-        .on_conflict_do_update(index_elements=["session_id"], set_={"updated_at": session_clock()})
-        .returning(latest(session_clock(), func.coalesce(newest, session_clock()), type_=history.c.created_at.type))
-    )
-
-
-# SQLite keeps the SDK's times as text of whole seconds; passing through a datetime would add microseconds, and the
-# SDK's next item of the same second would sort before ours. So the text is carried over untouched.
-_sdk_messages_text = Table(
-    sdk_messages.name,
-    MetaData(),
-    Column("id", sdk_messages.c.id.type, primary_key=True),
-    Column("session_id", String),
-    Column("message_data", Text),
-    Column("created_at", String),
-)
-_HISTORY_TABLE = {"postgresql": sdk_messages, "sqlite": _sdk_messages_text}
-
-_TOUCH_SESSION = {
-    "postgresql": _touch_session(postgresql, func.greatest, sdk_messages),
-    "sqlite": _touch_session(sqlite, func.max, _sdk_messages_text),
-}

@@ -1,5 +1,6 @@
 """Runs to rows and back."""
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -24,6 +25,22 @@ MAX_TITLE_CHARS = 255
 def plain_text(text: str) -> str:
     """Return text that every database can keep: NUL and lone surrogates become the replacement character."""
     return _UNSTORABLE.sub("\ufffd", text)
+
+
+def short_text(text: str, most: int = 255) -> str:
+    """Return text that fits a column; what is cut off is replaced by a digest, so that two long keys stay two.
+
+    Ids and names come from models and endpoints, which promise no length.
+    """
+    plain = plain_text(text)
+    if len(plain) <= most:
+        return plain
+    digest = hashlib.blake2b(plain.encode(), digest_size=8).hexdigest()
+    return f"{plain[: most - len(digest) - 1]}~{digest}"
+
+
+def _short_or_none(text: str | None) -> str | None:
+    return None if text is None else short_text(text)
 
 
 def stored_options(options: RunOptions) -> dict[str, Any]:
@@ -109,7 +126,7 @@ def finished_values(record: RunRecord) -> dict[str, Any]:
     result = record.result
     return {
         "status": result.status.value,
-        "last_agent": result.agent,
+        "last_agent": short_text(result.agent, 64),
         "owner": None,
         "lease_until_ms": None,
         "result": msgspec.to_builtins(result),
@@ -155,14 +172,14 @@ def step_rows(record: RunRecord) -> list[dict[str, Any]]:
     return [
         {
             "run_id": record.result.run_id,
-            "step": step.key,
+            "step": short_text(step.key),
             "kind": step.kind,
-            "name": step.name,
-            "agent": step.agent,
+            "name": short_text(step.name),
+            "agent": short_text(step.agent),
             "state": step.state,
             "request_hash": step.request_hash,
             "result": step.result,
-            "response_id": step.response_id,
+            "response_id": _short_or_none(step.response_id),
             "started_at": step.started_at,
             "duration_ms": step.duration_ms,
         }
@@ -175,12 +192,12 @@ def usage_rows(run: Run, calls: tuple[CallUsage, ...]) -> list[dict[str, Any]]:
     return [
         {
             "run_id": run.id,
-            "step": call.step,
+            "step": short_text(call.step),
             "organization_id": run.caller.organization_id,
             "user_id": run.caller.user_id,
             "conversation_id": run.conversation_id,
-            "agent": call.agent,
-            "model": call.model,
+            "agent": short_text(call.agent),
+            "model": short_text(call.model),
             "outcome": call.outcome,
             "accuracy": call.accuracy,
             "requests": call.tokens.requests,
@@ -191,7 +208,7 @@ def usage_rows(run: Run, calls: tuple[CallUsage, ...]) -> list[dict[str, Any]]:
             "reasoning_tokens": call.tokens.reasoning_tokens,
             "cost_usd": call.price.cost_usd if call.price else None,
             "price_version": call.price.version if call.price else None,
-            "response_id": call.response_id,
+            "response_id": _short_or_none(call.response_id),
             "latency_ms": call.latency_ms,
             "first_token_ms": call.first_token_ms,
             "created_at": call.started_at,
