@@ -10,6 +10,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.domain.errors import AppError, ConfigurationError
+from app.domain.ports import RunJournal
 from app.infrastructure.clock import SystemClock
 from app.infrastructure.dispatch.in_process import InProcessDispatcher
 from app.infrastructure.persistence import schema
@@ -36,7 +37,7 @@ from app.infrastructure.providers.openai.registry.discovery import (
     load_objects,
 )
 from app.infrastructure.providers.openai.run_config import RunDefaults
-from app.infrastructure.telemetry.logs import configure_logs
+from app.infrastructure.telemetry.logs import adopt_host_logs, configure_logs
 from app.services.catalog import CatalogService
 from app.services.client_sessions import ClientSessionService
 from app.services.conversations import ConversationService
@@ -61,6 +62,8 @@ class Container:
     catalog: CatalogService
     usage: UsageService
     memory: OpenAIRuntime
+    journal: RunJournal
+    """For look-ups of single runs on behalf of a caller."""
     ready: Callable[[], Any]
     """Awaitable check of the database and its schema; returns a `Readiness`."""
 
@@ -101,6 +104,7 @@ async def open_container(
         StorageUnavailable: the database cannot be reached.
     """
     settings = settings or load_settings()
+    adopt_host_logs()
     async with AsyncExitStack() as stack:
         if engine is None:
             engine = engine_of(settings)
@@ -153,6 +157,7 @@ async def open_container(
             catalog=CatalogService(provider, SqlAgentActivity(engine)),
             usage=UsageService(SqlUsageStore(engine)),
             memory=OpenAIRuntime(SqlRuntimeMemoryStore(engine)),
+            journal=journal,
             ready=partial(readiness, engine),
         )
 

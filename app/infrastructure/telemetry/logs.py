@@ -37,6 +37,27 @@ class _StderrHandler(logging.Handler):
         print(self.format(record), file=sys.stderr)  # noqa: T201 - standard error is where logs go
 
 
+def adopt_host_logs() -> None:
+    """Send our log lines through the standard library's logging, where a host program has not set up structlog.
+
+    structlog's own default prints to standard output, which is not ours to write to.
+    """
+    if structlog.is_configured():
+        return
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.stdlib.add_log_level,
+            structlog.processors.format_exc_info,
+            _redact,
+            structlog.processors.KeyValueRenderer(key_order=["event"]),
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+
+
 def configure_logs(level: str, log_format: LogFormat) -> None:
     """Set up structlog and the standard library's logging for the whole process."""
     console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())

@@ -1,0 +1,1 @@
+"""Processes that are really killed, and what the database holds afterwards."""
