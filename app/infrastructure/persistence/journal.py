@@ -114,7 +114,7 @@ class SqlRunJournal:
     async def renew(self, owner: str) -> Collection[str]:
         """Extend the owner's leases; see the port."""
         async with writing(self._engine) as connection:
-            rows = await connection.execute(journal_sql.RENEW, {"owner": owner, "lease_ms": self._lease_ms})
+            rows = await connection.execute(journal_sql.RENEW, {"holder": owner, "lease_ms": self._lease_ms})
             return {row.id for row in rows if row.status == "running"}
 
     async def finish(self, run: Run, record: RunRecord) -> None:

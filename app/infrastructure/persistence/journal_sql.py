@@ -156,7 +156,7 @@ CLAIMED = (
 
 RENEW = (
     update(runs)
-    .where(runs.c.owner == bindparam("owner"), runs.c.status.in_(("queued", "running")))
+    .where(runs.c.owner == bindparam("holder"), runs.c.status.in_(("queued", "running")))
     .values(lease_until_ms=now_ms() + bindparam("lease_ms", type_=BigInteger))
     .returning(runs.c.id, runs.c.status)
 )

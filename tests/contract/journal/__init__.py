@@ -1,0 +1,1 @@
+"""The run journal over every database."""
