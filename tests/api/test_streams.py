@@ -1,0 +1,273 @@
+"""`/api/chat/stream` and `/api/runs`: a stream that clients may drop, resume and cancel."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from agents import function_tool
+
+from tests.api.serving import Gate, Served, calls, says, scripted
+
+
+def gated(gate: Gate, *after: Any) -> Any:
+    """An agent that stands at the gate before it answers."""
+    return scripted(
+        calls("wait_at_gate"), *(after or (says("through the gate"),)), tools=[function_tool(gate.wait_at_gate)]
+    )
+
+
+async def test_a_stream(demo: Served) -> None:
+    chatter = await demo.session()
+    async with chatter.stream("What is the weather in Oslo?") as stream:
+        assert await stream.head() == 200
+        assert stream.headers["content-type"] == "text/event-stream; charset=utf-8"
+        assert stream.headers["cache-control"] == "no-cache"
+        assert stream.headers["x-accel-buffering"] == "no"
+        assert "content-length" not in stream.headers
+        frames = await stream.frames_until("run.completed")
+        await stream.body()
+    run_id = stream.headers["x-run-id"]
+    assert [frame.id for frame in frames] == [f"{run_id}:{number}" for number in range(1, len(frames) + 1)]
+    assert all(frame.data["type"] == frame.event for frame in frames)
+    first, last = frames[0], frames[-1]
+    assert (first.event, first.data["runId"], first.data["conversationId"]) == (
+        "run.started",
+        run_id,
+        chatter.conversation_id,
+    )
+    text = "".join(frame.data["delta"] for frame in frames if frame.event == "text.delta")
+    assert last.data["output"] == text
+    assert last.data["usage"]["requests"] == 2
+    tool = next(frame for frame in frames if frame.event == "tool.output")
+    assert tool.data["name"] == "get_weather"
+    stored = (await chatter.ask("GET", f"/api/runs/{run_id}")).json()
+    assert stored["usage"] == last.data["usage"]
+    assert stored["output"] == text
+
+
+async def test_a_failed_run_ends_its_stream_with_the_envelope(serve: Callable[..., Any]) -> None:
+    served = await serve(scripted(RuntimeError("the secret of the house")))
+    chatter = await served.session()
+    async with chatter.stream() as stream:
+        assert await stream.head() == 200
+        frames = await stream.frames_until("run.failed")
+    assert frames[-1].data["error"] == {
+        "message": "The agent's own code raised an error. The server's log has it under the run's id.",
+        "type": "server_error",
+        "param": None,
+        "code": "agent_failed",
+    }
+    assert b"secret" not in b"".join(stream.bodies)
+
+
+async def test_a_dropped_client_loses_nothing(serve: Callable[..., Any]) -> None:
+    gate = Gate()
+    served = await serve(gated(gate))
+    chatter = await served.session()
+    async with chatter.stream() as stream:
+        await stream.head()
+        before = await stream.frames_until("tool.started")
+    run_id = stream.headers["x-run-id"]
+    assert (await chatter.ask("GET", f"/api/runs/{run_id}")).json() == {"runId": run_id, "status": "running"}
+
+    async with chatter.events(run_id, last_event_id=before[-1].id) as resumed:  # live, while the tool still waits
+        assert await resumed.head() == 200
+        gate.open.set()
+        after = await resumed.frames_until("run.completed")
+        await resumed.body()
+    numbers = [frame.number for frame in [*before, *after]]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert after[-1].data["output"] == "through the gate"
+
+    (row,) = served.rows("SELECT status, last_sequence FROM agent_runs")
+    assert row == {"status": "completed", "last_sequence": numbers[-1]}
+    async with chatter.events(run_id, last_event_id=before[-1].id) as stored:  # the same from the log
+        assert await stored.frames_until("run.completed") == after
+
+
+async def test_a_run_completes_although_nobody_reads(serve: Callable[..., Any]) -> None:
+    gate = Gate()
+    served = await serve(gated(gate))
+    chatter = await served.session()
+    async with chatter.stream() as stream:
+        await stream.head()
+    gate.open.set()
+    async with chatter.events(stream.headers["x-run-id"]) as reader:
+        await reader.head()
+        await reader.frames_until("run.completed")
+    view = (await chatter.ask("GET", f"/api/conversations/{chatter.conversation_id}")).json()
+    assert [message["text"] for message in view["messages"]] == ["hello", "through the gate"]
+
+
+async def test_several_readers_of_one_run(serve: Callable[..., Any]) -> None:
+    gate = Gate()
+    chatter = await (await serve(gated(gate))).session()
+    async with chatter.stream() as first:
+        await first.head()
+        await gate.reached.wait()
+        async with chatter.events(first.headers["x-run-id"]) as second:
+            await second.head()
+            gate.open.set()
+            assert await second.frames_until("run.completed") == await first.frames_until("run.completed")
+
+
+async def test_reading_on_by_number(demo: Served) -> None:
+    chatter = await demo.session()
+    run_id = (await chatter.chat("hello")).json()["runId"]
+    async with chatter.events(run_id) as everything:
+        await everything.head()
+        frames = await everything.frames_until("run.completed")
+    for after in range(len(frames)):
+        async with chatter.events(run_id, f"&after={after}") as rest:
+            assert await rest.head() == 200
+            assert await rest.frames_until("run.completed") == frames[after:]
+    async with chatter.events(run_id, "&after=0", last_event_id=f"{frames[0].number}") as rest:
+        await rest.head()
+        assert await rest.frames_until("run.completed") == frames[1:]  # the header wins
+    for beyond in (frames[-1].number, 10_000):
+        async with chatter.events(run_id, f"&after={beyond}") as rest:
+            assert await rest.head() == 204  # a browser's EventSource stops asking
+
+
+@pytest.mark.parametrize("wrong", ["run_00:1", "x", "run_00", ":", "1e3", "-1", "9" * 30])
+async def test_event_ids_of_nothing(demo: Served, wrong: str) -> None:
+    chatter = await demo.session()
+    run_id = (await chatter.chat("hello")).json()["runId"]
+    async with chatter.events(run_id, last_event_id=wrong) as reader:
+        assert await reader.head() == 400
+        assert b'"param":"Last-Event-ID"' in await reader.body()
+
+
+@pytest.mark.parametrize("wrong", ["-1", "x", "1.5"])
+async def test_numbers_that_are_none(demo: Served, wrong: str) -> None:
+    chatter = await demo.session()
+    async with chatter.events("run_00", f"&after={wrong}") as reader:
+        assert await reader.head() == 400
+        assert b'"param":"after"' in await reader.body()
+
+
+async def test_heartbeats_while_a_tool_is_silent(serve: Callable[..., Any]) -> None:
+    gate = Gate()
+    chatter = await (await serve(gated(gate), server={"heartbeat_s": 0.05})).session()
+    async with chatter.stream() as stream:
+        await stream.head()
+        await stream.frames_until("keep-alive")
+        seen = len(stream.bodies)
+        while len(stream.bodies) < seen + 2:  # it goes on beating
+            assert await stream.chunk() == b": keep-alive\n\n"
+        gate.open.set()
+        frames = await stream.frames_until("run.completed")
+    numbers = [frame.number for frame in frames if frame.comment is None]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+async def test_a_queued_run_can_be_found_and_cancelled(serve: Callable[..., Any]) -> None:
+    gate = Gate()
+    served = await serve(gated(gate, says("first"), says("never")), server={"heartbeat_s": 0.05})
+    chatter = await served.session()
+    async with chatter.stream("one") as first, chatter.stream("two") as second:
+        await first.head()
+        await gate.reached.wait()
+        await second.head()
+        assert [frame.comment for frame in await second.frames_until("keep-alive")] == ["keep-alive"]
+        queued = second.headers["x-run-id"]
+        cancelling = served.request("POST", f"/api/runs/{queued}/cancel?sessionId={chatter.session_id}", json_body=None)
+        async with cancelling as cancel:
+            gate.open.set()
+            assert await cancel.head() == 200
+        frames = await second.frames_until("run.cancelled")
+        await first.frames_until("run.completed")
+    assert frames[-1].data["reason"] == "user"
+
+
+async def test_cancelling_a_run(serve: Callable[..., Any]) -> None:
+    gate = Gate()
+    served = await serve(gated(gate))
+    chatter = await served.session()
+    async with chatter.stream() as stream:
+        await stream.head()
+        await gate.reached.wait()
+        run_id = stream.headers["x-run-id"]
+        reply = await chatter.ask("POST", f"/api/runs/{run_id}/cancel")
+        frames = await stream.frames_until("run.cancelled")
+    assert reply.status_code == 200
+    assert (reply.json()["status"], reply.json()["error"]["code"]) == ("cancelled", "run_cancelled")
+    assert frames[-1].data["usage"] == reply.json()["usage"]
+    assert [item.get("type", item.get("role")) for item in served.history(chatter.conversation_id)] == [
+        "user",
+        "function_call",
+        "function_call_output",
+    ]
+    again = await chatter.ask("POST", f"/api/runs/{run_id}/cancel")
+    assert again.json() == reply.json()
+
+
+async def test_a_cancelled_run_answers_its_waiting_client(serve: Callable[..., Any]) -> None:
+    gate = Gate()
+    served = await serve(gated(gate))
+    chatter = await served.session()
+    async with served.request(
+        "POST", "/api/chat", json_body={"sessionId": chatter.session_id, "message": "hi"}
+    ) as waiting:
+        await gate.reached.wait()
+        (row,) = served.rows("SELECT id FROM agent_runs")
+        await chatter.ask("POST", f"/api/runs/{row['id']}/cancel")
+        assert await waiting.head() == 409
+        assert b'"run_id":"run_' in await waiting.body()
+
+
+async def test_cancelling_what_has_ended(demo: Served) -> None:
+    chatter = await demo.session()
+    answer = (await chatter.chat("hello")).json()
+    reply = await chatter.ask("POST", f"/api/runs/{answer['runId']}/cancel")
+    assert reply.json() == answer
+
+
+async def test_a_run_of_another_process_is_not_cancelled_here(serve: Callable[..., Any]) -> None:
+    gate = Gate()
+    served = await serve(gated(gate))
+    chatter = await served.session()
+    async with chatter.stream() as stream:
+        await stream.head()
+        run_id = stream.headers["x-run-id"]
+        feed = served.container.runs._feeds.pop(run_id)  # as if this process had never seen it
+        reply = await chatter.ask("POST", f"/api/runs/{run_id}/cancel")
+        served.container.runs._feeds[run_id] = feed
+        gate.open.set()
+        await stream.frames_until("run.completed")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (409, "run_elsewhere")
+
+
+@pytest.mark.parametrize("other", [{"tenantId": "beta", "userId": "ada"}, {"tenantId": "acme", "userId": "bob"}])
+async def test_runs_of_others_do_not_exist(serve: Callable[..., Any], other: dict[str, str]) -> None:
+    gate = Gate()
+    served = await serve(gated(gate))
+    ada, stranger = await served.session(tenantId="acme", userId="ada"), await served.session(**other)
+
+    async def refused(run_id: str) -> None:
+        for method, path in [("GET", ""), ("GET", "/events"), ("POST", "/cancel")]:
+            reply = await stranger.ask(method, f"/api/runs/{run_id}{path}")
+            assert (reply.status_code, reply.json()["error"]["code"]) == (404, "run_not_found")
+
+    async with ada.stream() as stream:
+        await stream.head()
+        await refused(stream.headers["x-run-id"])  # while it runs
+        gate.open.set()
+        await stream.frames_until("run.completed")
+    await refused(stream.headers["x-run-id"])
+    await refused("run_0")
+
+
+async def test_deleting_the_conversation_of_a_running_run(serve: Callable[..., Any]) -> None:
+    gate = Gate()
+    chatter = await (await serve(gated(gate))).session()
+    async with chatter.stream() as stream:
+        await stream.head()
+        await gate.reached.wait()
+        reply = await chatter.ask("DELETE", f"/api/conversations/{chatter.conversation_id}")
+        assert reply.status_code == 200
+        gate.open.set()
+        frames = await stream.frames_until("error")
+        await stream.body()
+    assert frames[-1].id is None
+    assert frames[-1].data["error"]["code"] == "run_not_found"
