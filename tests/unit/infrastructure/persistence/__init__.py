@@ -1,0 +1,1 @@
+"""Persistence without a database."""

@@ -1,0 +1,84 @@
+import asyncio
+
+import pytest
+
+from app.domain.errors import LeaseLost
+from app.domain.models.events import RunCancelled, SequencedEvent, TextDelta
+from app.domain.models.usage import TokenUsage
+from app.services.feeds import RunFeed
+
+
+def delta(text: str) -> TextDelta:
+    return TextDelta(text, "msg")
+
+
+def terminal(number: int) -> SequencedEvent:
+    return SequencedEvent(number, RunCancelled("run", "conv", "user", "", TokenUsage(), None, 0))
+
+
+async def read(feed: RunFeed, after: int = 0) -> list[int]:
+    return [event.sequence async for batch in feed.read(after) for event in batch]
+
+
+async def test_every_reader_gets_every_event_whenever_it_comes() -> None:
+    feed = RunFeed()
+    feed.publish(delta("a"))
+    early = asyncio.create_task(read(feed))
+    await asyncio.sleep(0)
+    feed.publish(delta("b"))
+    late = asyncio.create_task(read(feed, after=1))
+    await asyncio.sleep(0)
+    feed.publish(delta("c"))
+    feed.close(terminal(4))
+    assert await early == [1, 2, 3, 4]
+    assert await late == [2, 3, 4]
+    assert await read(feed, after=3) == [4]
+    await feed.wait()
+
+
+async def test_a_reader_that_leaves_or_never_reads_holds_up_nothing() -> None:
+    feed = RunFeed()
+    leaving = feed.read()
+    feed.publish(delta("a"))
+    assert [event.sequence for event in await anext(leaving)] == [1]
+    await leaving.aclose()
+    for _ in range(1000):
+        feed.publish(delta("x"))
+    feed.close(terminal(1002))
+    assert len(await read(feed)) == 1002
+
+
+async def test_events_that_came_together_are_read_together() -> None:
+    feed = RunFeed()
+    reading = feed.read()
+    for text in "abc":
+        feed.publish(delta(text))
+    assert len(await anext(reading)) == 3
+    await reading.aclose()
+
+
+async def test_a_feed_that_failed_raises_after_its_events() -> None:
+    feed = RunFeed()
+    feed.publish(delta("a"))
+    seen = []
+    reading = asyncio.create_task(feed.wait())
+    await asyncio.sleep(0)
+    feed.fail(LeaseLost("gone"))
+    with pytest.raises(LeaseLost):
+        async for batch in feed.read():
+            seen += batch
+    assert len(seen) == 1
+    with pytest.raises(LeaseLost):
+        await reading
+
+
+async def test_a_cancelled_reader_is_forgotten() -> None:
+    feed = RunFeed()
+    reading = asyncio.create_task(read(feed))
+    await asyncio.sleep(0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    feed.publish(delta("a"))
+    feed.close(terminal(2))
+    assert await read(feed) == [1, 2]
