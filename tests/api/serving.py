@@ -3,13 +3,13 @@
 import asyncio
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx2
-from agents import Agent, Model
+from agents import Agent
 from agents.testing import ScriptedModel, assistant_message, function_call
 from fastapi import FastAPI
 from pydantic import SecretStr

@@ -182,6 +182,17 @@ TEXT = [value for value in WRONG if value is not None]
 OBJECT = [0, 1.5, True, "x", [], [1]]
 NUMBER = ["1", True, [], {}, 10**30, -1, float("nan"), float("inf")]
 
+BAD_SCHEMAS: list[dict[str, Any]] = [
+    {"type": 5},
+    {"type": "string", "pattern": "("},
+    {"$ref": "http://127.0.0.1:9/internal"},  # the validator would fetch it
+    {"properties": {"a": {"anyOf": [{"$dynamicRef": "file:///etc/passwd"}]}}},
+    {"$id": "http://127.0.0.1:9/", "$ref": "#/x"},
+    {"$ref": "other.json"},
+    {"$ref": None},
+    json.loads('{"items":' * 100 + "{}" + "}" * 100),
+]
+
 
 @pytest.mark.parametrize(
     ("field", "value"),
@@ -213,16 +224,14 @@ async def test_wrong_types(demo: Served, field: str, value: Any) -> None:
         *(("metadata", value) for value in [None, *OBJECT, {"big": "x" * 20_000}]),
         *(("handoffHistory", value) for value in [*TEXT, "some", ""]),
         *(("outputSchema", value) for value in OBJECT),
+        *(("outputSchema", value) for value in BAD_SCHEMAS),
         *(("historyItems", value) for value in [*NUMBER, 1.5, 10_001]),
     ],
 )
 async def test_wrong_options(demo: Served, option: str, value: Any) -> None:
     chatter = await demo.session()
-    body = '{"sessionId": "%s", "message": "hi", "options": {"%s": %s}}' % (
-        chatter.session_id,
-        option,
-        json.dumps(value),
-    )  # NaN and Infinity too, as careless clients send them
+    sent = {"sessionId": chatter.session_id, "message": "hi", "options": {option: value}}
+    body = json.dumps(sent)  # NaN and Infinity too, as careless clients send them
     for path in ("/api/chat", "/api/chat/stream"):
         reply = await demo.http.post(path, content=body, headers={"content-type": "application/json"})
         assert reply.status_code == 400, reply.text
