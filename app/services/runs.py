@@ -238,6 +238,12 @@ class RunService:
             if batch:
                 after = batch[-1].sequence
                 yield batch
+            elif ended:
+                # Whoever closed a lost run did not know the events that its readers had seen live: its terminal event
+                # has a lower number than they are at, and they must get it all the same.
+                whole, _ = await self._journal.events(caller, run_id)
+                if whole and whole[-1].sequence < after:
+                    yield whole[-1:]
             if ended or (batch and type(batch[-1].event) in TERMINAL_TYPES):
                 return
             await asyncio.sleep(LOG_POLL_S)

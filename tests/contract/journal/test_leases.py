@@ -12,6 +12,7 @@ from app.domain.models.events import RunCancelled
 from app.domain.models.runs import RunRequest, RunStatus
 from app.infrastructure.persistence.journal import SqlRunJournal
 from app.infrastructure.persistence.tables import completion_events, run_usage, runs
+from app.services.runs import RunHandle
 from tests.contract.journal.factory import expire
 from tests.crash.worker import CALLER, StatelessModel, check_conversation, items_of, rows_of, working
 
@@ -56,6 +57,10 @@ class Watched(SqlRunJournal):
         return renewed
 
 
+async def read_all(handle: RunHandle) -> list[Any]:
+    return [one.event async for batch in handle.events(0) for one in batch]
+
+
 async def test_a_long_run_keeps_its_lease(engine: AsyncEngine) -> None:
     gate = Gate()
     journal = Watched(engine, LEASE_S)
@@ -81,8 +86,10 @@ async def test_a_frozen_owner_writes_nothing_and_its_reader_learns_the_end(engin
         async with working(engine, take_over=True) as other:
             after = await other.say("two", handle.conversation_id)
             assert after.output == "re: two"
+        reading = asyncio.create_task(read_all(handle))
         gate.go.set()  # the frozen owner wakes up, finishes, and must not be able to record it
         result = await handle.result()
+        assert (await reading)[-1].type == "run.failed"
     assert result.status is RunStatus.FAILED
     assert result.error is not None
     assert result.error.details == {"reason": "process_lost"}
