@@ -7,11 +7,13 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from app.domain.models.conversations import Conversation, Message, MessageHit
+from app.services.conversations import ConversationView
 
 
-class ConversationReply(Struct, frozen=True, rename="camel"):
+class ConversationReply(Struct, frozen=True, kw_only=True, rename="camel"):
     """A conversation, without its messages."""
 
+    object: Literal["conversation"] = "conversation"
     id: str
     title: str | None
     agent: str | None
@@ -23,7 +25,6 @@ class ConversationReply(Struct, frozen=True, rename="camel"):
     metadata: dict[str, Any]
     created_at: datetime
     updated_at: datetime
-    object: Literal["conversation"] = "conversation"
 
 
 class MessageReply(Struct, frozen=True, rename="camel"):
@@ -38,21 +39,20 @@ class MessageReply(Struct, frozen=True, rename="camel"):
     created_at: datetime
 
 
-class ConversationDetail(Struct, frozen=True, rename="camel"):
+class ConversationDetail(ConversationReply, frozen=True, kw_only=True, rename="camel"):
     """A conversation with all its messages, in order."""
 
-    conversation: ConversationReply
     messages: list[MessageReply]
 
 
-class ConversationList(Struct, frozen=True):
+class ConversationList(Struct, frozen=True, kw_only=True):
     """A page of conversations, newest first; go on with `after` = `last_id`."""
 
+    object: Literal["list"] = "list"
     data: list[ConversationReply]
     first_id: str | None
     last_id: str | None
     has_more: bool
-    object: Literal["list"] = "list"
 
 
 class HitReply(Struct, frozen=True, rename="camel"):
@@ -63,11 +63,11 @@ class HitReply(Struct, frozen=True, rename="camel"):
     message: MessageReply
 
 
-class HitList(Struct, frozen=True):
+class HitList(Struct, frozen=True, kw_only=True):
     """Messages that a search found, newest first."""
 
-    data: list[HitReply]
     object: Literal["list"] = "list"
+    data: list[HitReply]
 
 
 class DeletedReply(Struct, frozen=True):
@@ -80,24 +80,33 @@ class DeletedReply(Struct, frozen=True):
 
 def conversation_reply(conversation: Conversation) -> ConversationReply:
     """Return a conversation in wire shape."""
-    return ConversationReply(
-        id=conversation.id,
-        title=conversation.title,
-        agent=conversation.agent,
-        last_agent=conversation.last_agent,
-        run_count=conversation.run_count,
-        message_count=conversation.message_count,
-        metadata=dict(conversation.metadata),
-        created_at=conversation.created_at,
-        updated_at=conversation.updated_at,
+    return ConversationReply(**_facts(conversation))
+
+
+def conversation_detail(view: ConversationView) -> ConversationDetail:
+    """Return a conversation and its messages in wire shape."""
+    return ConversationDetail(
+        messages=[message_reply(message) for message in view.messages], **_facts(view.conversation)
     )
+
+
+def _facts(conversation: Conversation) -> dict[str, Any]:
+    return {
+        "id": conversation.id,
+        "title": conversation.title,
+        "agent": conversation.agent,
+        "last_agent": conversation.last_agent,
+        "run_count": conversation.run_count,
+        "message_count": conversation.message_count,
+        "metadata": dict(conversation.metadata),
+        "created_at": conversation.created_at,
+        "updated_at": conversation.updated_at,
+    }
 
 
 def message_reply(message: Message) -> MessageReply:
     """Return a message in wire shape."""
-    return MessageReply(
-        message.position, message.role, message.text, message.agent, message.run_id, message.created_at
-    )
+    return MessageReply(message.position, message.role, message.text, message.agent, message.run_id, message.created_at)
 
 
 def conversation_list(page: Sequence[Conversation], *, has_more: bool) -> ConversationList:
@@ -112,4 +121,4 @@ def conversation_list(page: Sequence[Conversation], *, has_more: bool) -> Conver
 
 def hit_list(hits: Sequence[MessageHit]) -> HitList:
     """Return what a search found in wire shape."""
-    return HitList([HitReply(hit.conversation_id, hit.title, message_reply(hit.message)) for hit in hits])
+    return HitList(data=[HitReply(hit.conversation_id, hit.title, message_reply(hit.message)) for hit in hits])

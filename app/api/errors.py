@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from fastapi.exceptions import RequestValidationError
@@ -10,9 +10,9 @@ from msgspec import UNSET, Struct, UnsetType
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from app.api.json_replies import JsonReply
+from app.api.json_replies import JsonReply, camel_case
 from app.domain import errors
-from app.domain.models.runs import ErrorInfo, RunResult
+from app.domain.models.runs import ErrorInfo, RunOptions, RunResult
 
 MAX_ECHO_CHARS: Final = 80
 _DEFAULT_RETRY_AFTER_S: Final = 5
@@ -75,6 +75,18 @@ _BY_CODE: Final[Mapping[str, HttpStatus]] = {
     "approval_required": HttpStatus(501, _SERVER),
 }
 
+API_PARAMS: Final[Mapping[str, str]] = {
+    "input": "message",
+    "organization_id": "tenantId",
+    "query": "q",
+    **{
+        field.name: f"options.{camel_case(field.name)}"
+        for field in fields(RunOptions)
+        if field.name != "output_type"  # a Python type: nothing that JSON could hold
+    },
+}
+"""How clients of `/api` write what services call otherwise; any other name only becomes camelCase."""
+
 _HTTP_CODES: Final[Mapping[int, str]] = {
     400: "invalid_body",
     404: "unknown_url",
@@ -132,7 +144,7 @@ def body_of(error: errors.AppError) -> ErrorBody:
     """Return the envelope's inside for one of our errors."""
     entry = status_of(error)
     param = error.param if isinstance(error, errors.RequestError) else None
-    return ErrorBody(error.public_message, entry.type, param, entry.code or error.code)
+    return ErrorBody(error.public_message, entry.type, param and _wire_param(param), entry.code or error.code)
 
 
 def body_of_end(info: ErrorInfo) -> ErrorBody:
@@ -216,6 +228,11 @@ def _validation_body(found: Sequence[Mapping[str, Any]]) -> ErrorBody:
         case kind:
             code = "invalid_type" if kind.endswith(("_type", "_parsing")) else "invalid_value"
             return ErrorBody(f"'{_shown(param)}': {first['msg']}.", _INVALID, _shown(param), code)
+
+
+def _wire_param(param: str) -> str:
+    root, bracket, rest = param.partition("[")
+    return f"{API_PARAMS.get(root, camel_case(root))}{bracket}{rest}"
 
 
 def _param(item: Mapping[str, Any]) -> str:

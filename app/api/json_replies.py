@@ -1,10 +1,10 @@
-"""JSON out: one encoder for replies and events."""
+"""JSON out: one encoder and one spelling of names for replies and events."""
 
 import json
 from typing import Any, Final
 
 import msgspec
-from starlette.responses import Response
+from starlette.responses import JSONResponse
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -17,10 +17,14 @@ def encode(value: Any) -> bytes:
         return json.dumps(msgspec.to_builtins(value), separators=(",", ":")).encode("ascii")
 
 
-class JsonReply(Response):
-    """A JSON reply; takes structs and plain values as they are."""
+def camel_case(name: str) -> str:
+    """Return the wire name of a field: `call_id` is `callId`."""
+    first, *others = name.split("_")
+    return first + "".join(word.capitalize() for word in others)
 
-    media_type = "application/json"
+
+class JsonReply(JSONResponse):
+    """A JSON reply; takes structs and plain values as they are."""
 
     def render(self, content: Any) -> bytes:
         """Encode the body."""

@@ -56,7 +56,7 @@ class RequestContext:
         with structlog.contextvars.bound_contextvars(request_id=request_id.decode()):
             try:
                 await self._app(scope, receive, marked)
-            except Exception as error:  # noqa: BLE001 - the edge of a request: logged here, told without its text
+            except Exception as error:  # the edge of a request: logged here, told without its text
                 log.error("request_failed", exc_info=error)
                 if status:
                     raise  # the server must break the reply off, or a cut one would look whole
@@ -108,7 +108,9 @@ class JsonBodies:
             await http_error_reply(self._too_large())(scope, receive, send)
             return
         if not _JSON.match(header(scope, b"content-type") or b""):
-            error = HttpError(415, "unsupported_media_type", "A body must be JSON: send content-type: application/json.")
+            error = HttpError(
+                415, "unsupported_media_type", "A body must be JSON: send content-type: application/json."
+            )
             await http_error_reply(error)(scope, receive, send)
             return
         read = 0

@@ -27,18 +27,20 @@ type_of: dict[str, type[Struct]] = {"ErrorEnvelope": ErrorEnvelope}
 """Structs that routes have named, by their name in the document."""
 
 
-def replies(kind: type[Struct], *statuses: int, ok: int = 200, description: str = "Done.") -> dict[int | str, dict[str, Any]]:
+def replies(
+    kind: type[Struct], *statuses: int, ok: int = 200, description: str = "Done."
+) -> dict[int | str, dict[str, Any]]:
     """Return a route's replies: what it says when all is well, and the errors it may answer."""
-    documented: dict[int | str, dict[str, Any]] = {ok: {"description": description, "content": _content(kind)}}
+    documented: dict[int | str, dict[str, Any]] = {ok: {"description": description, "content": content(kind)}}
     return documented | failures(*statuses)
 
 
 def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the errors a route may answer; any other status has the same envelope."""
     named: dict[int | str, dict[str, Any]] = {
-        status: {"description": _STATUSES[status], "content": _content(ErrorEnvelope)} for status in statuses
+        status: {"description": _STATUSES[status], "content": content(ErrorEnvelope)} for status in statuses
     }
-    return named | {"default": {"description": "Any other error.", "content": _content(ErrorEnvelope)}}
+    return named | {"default": {"description": "Any other error.", "content": content(ErrorEnvelope)}}
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
@@ -53,6 +55,8 @@ def describe(app: FastAPI) -> dict[str, Any]:
     return app.openapi_schema
 
 
-def _content(kind: type[Struct]) -> dict[str, Any]:
-    type_of[kind.__name__] = kind
-    return {"application/json": {"schema": {"$ref": _REF.format(name=kind.__name__)}}}
+def content(*kinds: type[Struct]) -> dict[str, Any]:
+    """Return a JSON body that is one of the kinds."""
+    type_of.update({kind.__name__: kind for kind in kinds})
+    references = [{"$ref": _REF.format(name=kind.__name__)} for kind in kinds]
+    return {"application/json": {"schema": references[0] if len(references) == 1 else {"anyOf": references}}}

@@ -106,7 +106,9 @@ def run_reply(result: RunResult) -> RunReply:
         response=_text(result.output) if completed else None,
         usage=usage_reply(result.usage, result.cost_usd),
         tool_calls=[
-            ToolCallReply(call.call_id, call.name, call.arguments, call.output, call.agent, call.duration_ms, call.scope)
+            ToolCallReply(
+                call.call_id, call.name, call.arguments, call.output, call.agent, call.duration_ms, call.scope
+            )
             for call in result.tool_calls
         ],
         handoffs=[HandoffReply(handoff.from_agent, handoff.to_agent) for handoff in result.handoffs],

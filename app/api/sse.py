@@ -7,6 +7,7 @@ from contextlib import aclosing
 from typing import Final, cast, get_args
 
 import structlog
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -37,7 +38,9 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, run_id: str, batches: Batches, heartbeat_s: float, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, run_id: str, batches: Batches, heartbeat_s: float, headers: Mapping[str, str] | None = None
+    ) -> None:
         """`batches` is closed at the end, whoever ends it."""
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})})
         del self.headers["content-length"]
@@ -57,44 +60,51 @@ class EventStream(Response):
         try:
             while True:
                 quiet_s = self._sent_at + self._heartbeat_s - now()
-                if quiet_s <= 0:
+                if quiet_s <= 0 and not self._sending.locked():
                     await self._send(send, KEEP_ALIVE)
                     continue
-                done, _ = await asyncio.wait((writing, gone), timeout=quiet_s, return_when=asyncio.FIRST_COMPLETED)
+                # With a send under way the client is slow, not the run: look again after another heartbeat.
+                wait_s = quiet_s if quiet_s > 0 else self._heartbeat_s
+                done, _ = await asyncio.wait((writing, gone), timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
                 if done:
                     break
-        except OSError:  # some servers say so when a write meets a closed connection
-            return
+        except ClientDisconnect:
+            pass
         finally:
             writing.cancel()
             gone.cancel()
             await asyncio.wait((writing, gone))
-        if not writing.cancelled() and (error := writing.exception()) is not None and not isinstance(error, OSError):
-            raise error
 
     async def _write(self, send: Send) -> None:
-        head = self._head
         try:
-            async with aclosing(self._batches) as batches:
-                async for batch in batches:
-                    frames = [
-                        b"%b%d%b%b\n\n" % (head, item.sequence, _HEADS[type(item.event)], event_json(item.event))
-                        for item in batch
-                    ]
-                    await self._send(send, b"".join(frames))
-        except AppError as error:
-            await self._send(send, _error_frame(body_of(error)))
-        except OSError:
-            raise
-        except Exception as error:  # noqa: BLE001 - the head is out: the last place where this can be logged and told
+            try:
+                await self._write_batches(send)
+            except AppError as error:
+                await self._send(send, _error_frame(body_of(error)))
+            await self._send(send, b"", more=False)
+        except ClientDisconnect:
+            pass
+        except Exception as error:  # the head is out: the last place where it can be logged and told
             request_id = str(structlog.contextvars.get_contextvars().get("request_id", "none"))
             log.error("stream_failed", exc_info=error)
-            await self._send(send, _error_frame(internal_error_body(request_id)))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await self._send(send, _error_frame(internal_error_body(request_id)), more=False)
 
-    async def _send(self, send: Send, body: bytes) -> None:
+    async def _write_batches(self, send: Send) -> None:
+        head = self._head
+        async with aclosing(self._batches) as batches:
+            async for batch in batches:
+                frames = [
+                    b"%b%d%b%b\n\n" % (head, item.sequence, _HEADS[type(item.event)], event_json(item.event))
+                    for item in batch
+                ]
+                await self._send(send, b"".join(frames))
+
+    async def _send(self, send: Send, body: bytes, *, more: bool = True) -> None:
         async with self._sending:  # ASGI promises nothing for two sends at once
-            await send({"type": "http.response.body", "body": body, "more_body": True})
+            try:
+                await send({"type": "http.response.body", "body": body, "more_body": more})
+            except OSError as error:  # how some servers say that the client has left
+                raise ClientDisconnect from error
         self._sent_at = asyncio.get_running_loop().time()
 
 

@@ -279,6 +279,22 @@ async def test_messages_that_say_nothing_or_too_much(demo: Served, message: Any,
     assert demo.rows("SELECT id FROM agent_runs") == []
 
 
+def nested(depth: int) -> Any:
+    return json.loads('{"a":' * depth + "1" + "}" * depth)
+
+
+@pytest.mark.parametrize("depth", [101, 900])
+async def test_values_that_are_nested_too_deeply(demo: Served, depth: int) -> None:
+    chatter = await demo.session()
+    reply = await chatter.chat([{"role": "user", "content": "hi", "extra": nested(depth)}])
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, "message")
+    for option in ("metadata", "variables", "modelSettings", "outputSchema"):
+        reply = await chatter.chat(options={option: nested(depth)})
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, f"options.{option}")
+    assert demo.rows("SELECT id FROM agent_runs") == []
+    assert (await chatter.chat(options={"metadata": nested(100)})).status_code == 200
+
+
 async def test_unknown_things_are_404(demo: Served) -> None:
     chatter = await demo.session()
     for body, code, param in [

@@ -12,7 +12,6 @@ from fastapi import FastAPI
 from app import __version__
 from app.api.application import create_app
 from app.api.loopback import check_bind
-from app.api.server import uvicorn_options
 from app.domain.errors import ConfigurationError
 from tests.api.asgi import request
 from tests.api.serving import Served, says, scripted, settings_of
@@ -250,14 +249,6 @@ def test_binding_beyond(host: str) -> None:
     settings = settings_of("sqlite://", server={"host": host})
     with pytest.raises(ConfigurationError, match="HOST"):
         create_app(settings=settings)
-    with pytest.raises(ConfigurationError, match="HOST"):
-        uvicorn_options(settings)
-
-
-def test_how_uvicorn_is_started() -> None:
-    options = uvicorn_options(settings_of("sqlite://", server={"port": 0}, runs={"shutdown_grace_s": 2.5}))
-    assert (options["host"], options["port"], options["timeout_graceful_shutdown"]) == ("127.0.0.1", 0, 3)
-    assert options["access_log"] is False
 
 
 async def test_a_fault_of_ours(serve: Callable[..., Any], quiet_logs: list[dict[str, Any]]) -> None:
@@ -306,6 +297,10 @@ async def test_the_description(demo: Served) -> None:
             error = operation["responses"]["default"]["content"]["application/json"]["schema"]
             assert error == {"$ref": "#/components/schemas/ErrorEnvelope"}
             assert operation["summary"]
+            for status, reply in operation["responses"].items():
+                for kind, described in reply.get("content", {}).items():
+                    if kind == "application/json":
+                        assert described["schema"].keys() <= {"$ref", "anyOf"}, (method, path, status)
     assert set(schemas["ErrorBody"]["required"]) == ENVELOPE
     assert "runId" in schemas["RunReply"]["properties"]
     assert set(schemas["ChatRequest"]["required"]) == {"sessionId", "message"}

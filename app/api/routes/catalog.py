@@ -9,13 +9,16 @@ from msgspec import Struct
 from app.api.dependencies import Running
 from app.api.json_replies import JsonReply
 from app.api.openapi import replies
+from app.domain.models.agents import ToolDescriptor
+from app.services.catalog import AgentListing
 
 router = APIRouter(prefix="/api", tags=["catalog"])
 
 
-class AgentReply(Struct, frozen=True, rename="camel"):
+class AgentReply(Struct, frozen=True, kw_only=True, rename="camel"):
     """An agent that may answer."""
 
+    object: Literal["agent"] = "agent"
     key: str
     description: str
     model: str
@@ -26,31 +29,30 @@ class AgentReply(Struct, frozen=True, rename="camel"):
     """The JSON schema of its structured output; null for text."""
     last_seen: datetime | None
     """The start of its latest recorded run."""
-    object: Literal["agent"] = "agent"
 
 
-class AgentList(Struct, frozen=True):
+class AgentList(Struct, frozen=True, kw_only=True):
     """All agents, the default one first."""
 
-    data: list[AgentReply]
     object: Literal["list"] = "list"
+    data: list[AgentReply]
 
 
-class ToolReply(Struct, frozen=True, rename="camel"):
+class ToolReply(Struct, frozen=True, kw_only=True, rename="camel"):
     """A tool that agents may call."""
 
+    object: Literal["tool"] = "tool"
     name: str
     kind: Literal["function", "hosted", "agent", "mcp"]
     description: str
     agents: list[str]
-    object: Literal["tool"] = "tool"
 
 
-class ToolList(Struct, frozen=True):
+class ToolList(Struct, frozen=True, kw_only=True):
     """All tools, by name."""
 
-    data: list[ToolReply]
     object: Literal["list"] = "list"
+    data: list[ToolReply]
 
 
 @router.get(
@@ -62,23 +64,7 @@ class ToolList(Struct, frozen=True):
 )
 async def list_agents(container: Running) -> JsonReply:
     """List the agents that may answer, the default one first."""
-    return JsonReply(
-        AgentList(
-            [
-                AgentReply(
-                    key=listing.agent.key,
-                    description=listing.agent.description,
-                    model=listing.agent.model,
-                    tools=list(listing.agent.tools),
-                    handoffs=list(listing.agent.handoffs),
-                    default=listing.agent.default,
-                    output_schema=None if listing.agent.output_schema is None else dict(listing.agent.output_schema),
-                    last_seen=listing.last_seen,
-                )
-                for listing in await container.catalog.agents()
-            ]
-        )
-    )
+    return JsonReply(AgentList(data=[_agent_reply(listing) for listing in await container.catalog.agents()]))
 
 
 @router.get(
@@ -90,5 +76,22 @@ async def list_agents(container: Running) -> JsonReply:
 )
 async def list_tools(container: Running) -> JsonReply:
     """List every tool that any agent may call."""
-    tools = container.catalog.tools()
-    return JsonReply(ToolList([ToolReply(tool.name, tool.kind, tool.description, list(tool.agents)) for tool in tools]))
+    return JsonReply(ToolList(data=[_tool_reply(tool) for tool in container.catalog.tools()]))
+
+
+def _agent_reply(listing: AgentListing) -> AgentReply:
+    agent = listing.agent
+    return AgentReply(
+        key=agent.key,
+        description=agent.description,
+        model=agent.model,
+        tools=list(agent.tools),
+        handoffs=list(agent.handoffs),
+        default=agent.default,
+        output_schema=None if agent.output_schema is None else dict(agent.output_schema),
+        last_seen=listing.last_seen,
+    )
+
+
+def _tool_reply(tool: ToolDescriptor) -> ToolReply:
+    return ToolReply(name=tool.name, kind=tool.kind, description=tool.description, agents=list(tool.agents))

@@ -1,7 +1,5 @@
 """Chat: one message to its answer, whole or as a stream of events."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter
@@ -12,11 +10,12 @@ from pydantic_core import PydanticCustomError
 from app.api.dependencies import Running
 from app.api.errors import failed_run_reply
 from app.api.json_replies import JsonReply
+from app.api.json_values import JsonObject, shallow
 from app.api.openapi import failures, replies
+from app.api.output_schemas import OutputSchema
 from app.api.run_replies import RunReply, run_reply
 from app.api.sse import EventStream
 from app.bootstrap import Container
-from app.domain.errors import InvalidInput
 from app.domain.models.agents import HandoffHistory
 from app.domain.models.conversations import Item
 from app.domain.models.runs import RunOptions, RunRequest, RunStatus
@@ -25,8 +24,8 @@ router = APIRouter(prefix="/api", tags=["chat"])
 
 _ERRORS: Final = (400, 404, 409, 413, 429, 500, 502, 503, 504)
 _STREAM: Final[dict[str, Any]] = {
-    "description": "The run's events. `id` is `<run id>:<number>`, `data` is JSON whose `type` is the `event`; the last "
-    "one is run.completed, run.failed or run.cancelled.",
+    "description": "The run's events. `id` is `<run id>:<number>`, `data` is JSON whose `type` is the `event`; "
+    "the last one is run.completed, run.failed or run.cancelled.",
     "headers": {
         name: {"schema": {"type": "string"}, "description": description}
         for name, description in (("x-run-id", "The run."), ("x-conversation-id", "Its conversation."))
@@ -39,7 +38,7 @@ def _message(value: object) -> str | list[Item]:
     if isinstance(value, str):
         return value
     if isinstance(value, list) and all(isinstance(item, dict) for item in value):
-        return value
+        return shallow(value)
     raise PydanticCustomError("message_type", "Must be a text or a list of input items")
 
 
@@ -57,15 +56,17 @@ class _Body(BaseModel):
 class ChatOptions(_Body):
     """What one run may set for itself; unset means the agent's or the server's value."""
 
-    model: str | None = Field(None, min_length=1, description="Overrides the model of every agent in the run.")
-    model_settings: dict[str, Any] = Field(default_factory=dict, description="The SDK's ModelSettings, by field.")
-    max_turns: int | None = Field(None, description="Model calls of the run's loop: 1 to 1000.")
-    timeout_s: float | None = Field(None, description="Seconds for the whole run; then it is cancelled.")
-    variables: dict[str, Any] = Field(default_factory=dict, description="Values for prompt templates and tools.")
-    metadata: dict[str, Any] = Field(default_factory=dict, description="Kept with the run; never in a prompt.")
-    handoff_history: HandoffHistory | None = Field(None, description="What agents see after a handoff.")
-    output_schema: dict[str, Any] | None = Field(None, description="JSON schema that the answer must follow.")
-    history_items: int | None = Field(None, description="Latest history items that the model sees; 0 for none.")
+    model: str | None = Field(default=None, min_length=1, description="Overrides the model of every agent in the run.")
+    model_settings: JsonObject = Field(default_factory=dict, description="The SDK's ModelSettings, by field.")
+    max_turns: int | None = Field(default=None, description="Model calls of the run's loop: 1 to 1000.")
+    timeout_s: float | None = Field(default=None, description="Seconds for the whole run; then it is cancelled.")
+    variables: JsonObject = Field(default_factory=dict, description="Values for prompt templates and tools.")
+    metadata: JsonObject = Field(default_factory=dict, description="Kept with the run; never in a prompt.")
+    handoff_history: HandoffHistory | None = Field(default=None, description="What agents see after a handoff.")
+    output_schema: OutputSchema | None = Field(
+        default=None, description="JSON schema (draft 2020-12) that the answer must follow; it refers to itself only."
+    )
+    history_items: int | None = Field(default=None, description="Latest history items that the model sees; 0 for none.")
 
 
 class ChatRequest(_Body):
@@ -73,9 +74,9 @@ class ChatRequest(_Body):
 
     session_id: str = Field(description="From POST /api/session.")
     message: Message = Field(description="The user's text, or input items in the Responses format.")
-    conversation_id: str | None = Field(None, description="Unset: the session's own conversation.")
-    agent: str | None = Field(None, description="Unset: the conversation's agent.")
-    options: ChatOptions = Field(default_factory=ChatOptions)
+    conversation_id: str | None = Field(default=None, description="Unset: the session's own conversation.")
+    agent: str | None = Field(default=None, description="Unset: the conversation's agent.")
+    options: ChatOptions = ChatOptions()
 
 
 @router.post(
@@ -87,8 +88,7 @@ class ChatRequest(_Body):
 )
 async def chat(body: ChatRequest, container: Running) -> JsonReply:
     """Run the agent to its end. A client that leaves stops nothing: the answer is in the conversation."""
-    with _wire_names():
-        result = await container.runs.run(await _run_request(body, container, stream=False))
+    result = await container.runs.run(await _run_request(body, container, stream=False))
     return JsonReply(run_reply(result)) if result.status is RunStatus.COMPLETED else failed_run_reply(result)
 
 
@@ -96,13 +96,13 @@ async def chat(body: ChatRequest, container: Running) -> JsonReply:
     "/chat/stream",
     summary="Send a message and get the answer as it is made",
     responses={200: _STREAM, **failures(*_ERRORS)},
+    status_code=200,  # FastAPI looks for it in the class, which has none
     response_class=EventStream,
     response_model=None,
 )
 async def chat_stream(body: ChatRequest, container: Running) -> EventStream:
     """Stream the run's events. A client that lost the stream goes on at GET /api/runs/{runId}/events."""
-    with _wire_names():
-        handle = await container.runs.start(await _run_request(body, container, stream=True))
+    handle = await container.runs.start(await _run_request(body, container, stream=True))
     # A queued run tells nothing before its turn; the headers let its client cancel it all the same.
     headers = {"x-run-id": handle.run_id, "x-conversation-id": handle.conversation_id}
     return EventStream(handle.run_id, handle.events(0), container.settings.server.heartbeat_s, headers)
@@ -115,7 +115,7 @@ async def _run_request(body: ChatRequest, container: Container, *, stream: bool)
         caller=session.caller,
         input=body.message,
         agent=body.agent,
-        conversation_id=body.conversation_id or session.conversation_id,
+        conversation_id=session.conversation_id if body.conversation_id is None else body.conversation_id,
         options=RunOptions(
             model=options.model,
             model_settings=options.model_settings,
@@ -129,19 +129,3 @@ async def _run_request(body: ChatRequest, container: Container, *, stream: bool)
         ),
         stream=stream,
     )
-
-
-_OPTIONS: Final[Mapping[str, str]] = {name: f"options.{to_camel(name)}" for name in ChatOptions.model_fields}
-
-
-@contextmanager
-def _wire_names() -> Iterator[None]:
-    """Let errors name fields as this surface's clients write them."""
-    try:
-        yield
-    except InvalidInput as error:
-        if error.param is None:
-            raise
-        root, bracket, rest = error.param.partition("[")
-        renamed = "message" if root == "input" else _OPTIONS.get(root, to_camel(root))
-        raise InvalidInput(error.public_message, param=f"{renamed}{bracket}{rest}") from error

@@ -11,10 +11,9 @@ from app.api.conversation_replies import (
     ConversationList,
     DeletedReply,
     HitList,
+    conversation_detail,
     conversation_list,
-    conversation_reply,
     hit_list,
-    message_reply,
 )
 from app.api.dependencies import Running, SessionCaller
 from app.api.json_replies import JsonReply
@@ -77,9 +76,7 @@ async def search_messages(
 )
 async def show_conversation(conversation_id: ConversationId, caller: SessionCaller, container: Running) -> JsonReply:
     """Show a conversation with its messages, in order."""
-    view = await container.conversations.show(caller, conversation_id)
-    messages = [message_reply(message) for message in view.messages]
-    return JsonReply(ConversationDetail(conversation_reply(view.conversation), messages))
+    return JsonReply(conversation_detail(await container.conversations.show(caller, conversation_id)))
 
 
 @router.get(
@@ -95,14 +92,24 @@ async def export_conversation(
     container: Running,
     form: Annotated[
         Literal["jsonl", "markdown"],
-        Query(alias="format", description="jsonl: the history's items, for programs; markdown: the messages, for people."),
+        Query(
+            alias="format", description="jsonl: the history's items, for programs; markdown: the messages, for people."
+        ),
     ] = "jsonl",
 ) -> StreamingResponse:
     """Download a conversation; it is read and sent in pages."""
     if form == "jsonl":
-        parts, kind, suffix = (await container.conversations.export_jsonl(caller, conversation_id)), "application/jsonl", "jsonl"
+        parts, kind, suffix = (
+            (await container.conversations.export_jsonl(caller, conversation_id)),
+            "application/jsonl",
+            "jsonl",
+        )
     else:
-        parts, kind, suffix = (await container.conversations.export_markdown(caller, conversation_id)), "text/markdown", "md"
+        parts, kind, suffix = (
+            (await container.conversations.export_markdown(caller, conversation_id)),
+            "text/markdown",
+            "md",
+        )
     headers = {"content-disposition": f'attachment; filename="{conversation_id}.{suffix}"'}
     return StreamingResponse(_utf8(parts), headers=headers, media_type=f"{kind}; charset=utf-8")
 

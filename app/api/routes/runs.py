@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header, Path, Query, Response
 from app.api.dependencies import Running, SessionCaller
 from app.api.errors import HttpError
 from app.api.json_replies import JsonReply
-from app.api.openapi import failures, replies
+from app.api.openapi import content, failures, replies
 from app.api.run_replies import RunReply, UnfinishedRunReply, run_reply
 from app.api.sse import EventStream, position
 from app.domain.models.events import SequencedEvent
@@ -21,6 +21,14 @@ CANCEL_WAIT_S: Final = 5.0
 """How long a cancelled run may take to write its end before the reply says that it still runs."""
 
 RunId = Annotated[str, Path(alias="runId")]
+_SHOWN: Final[dict[str, Any]] = {
+    "description": "How it ended; or only its id and status while it has not.",
+    "content": content(RunReply, UnfinishedRunReply),
+}
+_STOPPING: Final[dict[str, Any]] = {
+    "description": "It will end: it waits for its turn, or a tool takes its time.",
+    "content": content(UnfinishedRunReply),
+}
 _STREAM: Final[dict[str, Any]] = {
     "description": "The events, as in POST /api/chat/stream.",
     "content": {"text/event-stream": {"schema": {"type": "string"}}},
@@ -30,7 +38,7 @@ _STREAM: Final[dict[str, Any]] = {
 @router.get(
     "/{runId}",
     summary="Show a run",
-    responses=replies(RunReply, 401, 404, 503, description="How it ended; or only its id and status while it runs."),
+    responses={200: _SHOWN, **failures(401, 404, 503)},
     response_class=JsonReply,
     response_model=None,
 )
@@ -43,7 +51,12 @@ async def show_run(run_id: RunId, caller: SessionCaller, container: Running) -> 
 @router.get(
     "/{runId}/events",
     summary="Read a run's events",
-    responses={200: _STREAM, 204: {"description": "The run has ended and has no more events."}, **failures(400, 401, 404, 503)},
+    responses={
+        200: _STREAM,
+        204: {"description": "The run has ended and has no more events."},
+        **failures(400, 401, 404, 503),
+    },
+    status_code=200,  # FastAPI looks for it in the class, which has none
     response_class=EventStream,
     response_model=None,
 )
@@ -67,7 +80,10 @@ async def run_events(
 @router.post(
     "/{runId}/cancel",
     summary="Cancel a run",
-    responses=replies(RunReply, 401, 404, 409, 503, description="How it ended, by this or before it."),
+    responses={
+        **replies(RunReply, 401, 404, 409, 503, description="How it ended, by this or before it."),
+        202: _STOPPING,
+    },
     response_class=JsonReply,
     response_model=None,
 )

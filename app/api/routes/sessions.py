@@ -19,9 +19,11 @@ class SessionRequest(BaseModel):
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", strict=True)
 
-    tenant_id: str = Field("default", description="The organization: 1 to 64 letters, digits, '.', '_' or '-'.")
-    user_id: str | None = Field(None, description="1 to 255 characters. Unset: a user of its own, made up here.")
-    agent: str | None = Field(None, description="The agent that answers. Unset: the default agent.")
+    tenant_id: str = Field(default="default", description="The organization: 1 to 64 letters, digits, '.', '_' or '-'.")
+    user_id: str | None = Field(
+        default=None, description="1 to 255 characters. Unset: a user of its own, made up here."
+    )
+    agent: str | None = Field(default=None, description="The agent that answers. Unset: the default agent.")
 
 
 class SessionReply(Struct, frozen=True, rename="camel"):
