@@ -4,12 +4,14 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.domain.errors import AppError, ConfigurationError
+from app.domain.errors import AppError, ConfigurationError, ProviderRejected
 from app.domain.ports import RunJournal
 from app.infrastructure.clock import SystemClock
 from app.infrastructure.dispatch.in_process import InProcessDispatcher
@@ -23,7 +25,8 @@ from app.infrastructure.persistence.runtime_memory import SqlRuntimeMemoryStore
 from app.infrastructure.persistence.usage import SqlUsageStore
 from app.infrastructure.prices import GenaiPriceList
 from app.infrastructure.providers.openai.context import ContextFactory
-from app.infrastructure.providers.openai.endpoint import EndpointOptions
+from app.infrastructure.providers.openai.endpoint import EndpointOptions, build_models
+from app.infrastructure.providers.openai.errors import translate
 from app.infrastructure.providers.openai.provider import (
     AgentSource,
     OpenAIAgentProvider,
@@ -166,7 +169,7 @@ async def readiness(engine: AsyncEngine) -> Readiness:
     """Look at the database; never raises."""
     try:
         state = await schema.check(engine)
-    except AppError:
+    except (AppError, SQLAlchemyError):  # the second: a file that is no database, a table of another shape
         return Readiness(ready=False, database="unavailable")
     if not state.up_to_date:
         return Readiness(ready=False, database=f"schema {state.current or 'empty'} is not {state.head}")
@@ -180,7 +183,7 @@ def engine_of(settings: Settings) -> AsyncEngine:
         ConfigurationError: DATABASE_URL is wrong.
     """
     database = settings.database
-    return build_engine(
+    engine = build_engine(
         database.url.get_secret_value(),
         EngineLimits(
             pool_size=database.pool_size,
@@ -191,6 +194,11 @@ def engine_of(settings: Settings) -> AsyncEngine:
             sqlite_synchronous=database.sqlite_synchronous,
         ),
     )
+    path = engine.url.database if engine.dialect.name == "sqlite" else None
+    # SQLite makes the file, never its folder, and the driver's thread outlives the loop when it cannot.
+    if path and not path.startswith((":", "file:")) and not Path(path).parent.is_dir():
+        raise ConfigurationError(f"DATABASE_URL: there is no folder '{Path(path).parent}'. Create it first.")
+    return engine
 
 
 async def upgrade_database(settings: Settings) -> Sequence[str]:
@@ -209,6 +217,46 @@ async def check_database(settings: Settings) -> Readiness:
         return await readiness(engine)
     finally:
         await engine.dispose()
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointState:
+    """Where models are called, and whether that works."""
+
+    kind: Literal["demo", "endpoint"]
+    base_url: str | None
+    """Without user name, password and query; None for the demo model."""
+    reachable: bool | None
+    """None: it was not asked."""
+    models: int | None
+    """How many models it lists; None when it was not asked, or lists none."""
+    problem: str | None
+
+
+async def check_endpoint(settings: Settings, *, timeout_s: float | None) -> EndpointState:
+    """Look at the model's endpoint, asking it for its models within `timeout_s` seconds; None: do not ask.
+
+    An endpoint that knows no such list counts as reachable. Never raises for one that is away.
+
+    Raises:
+        ConfigurationError: OPENAI_API_KEY is empty.
+    """
+    client = build_models(_provider_options(settings).endpoint).client
+    if client is None:
+        return EndpointState("demo", None, reachable=None, models=None, problem=None)
+    base_url = str(client.base_url.copy_with(userinfo=b"", query=None))
+    try:
+        if timeout_s is None:
+            return EndpointState("endpoint", base_url, reachable=None, models=None, problem=None)
+        page = await client.with_options(timeout=timeout_s, max_retries=0).models.list()
+        return EndpointState("endpoint", base_url, reachable=True, models=len(page.data), problem=None)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
+        problem = translate(error)
+        if isinstance(problem, ProviderRejected) and problem.upstream_status in {404, 405, 501}:
+            return EndpointState("endpoint", base_url, reachable=True, models=None, problem=None)
+        return EndpointState("endpoint", base_url, reachable=False, models=None, problem=problem.public_message)
+    finally:
+        await client.close()
 
 
 def set_up_logs(settings: Settings) -> None:

@@ -6,11 +6,12 @@ value with its source.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.domain.errors import ConfigurationError
@@ -197,9 +198,10 @@ def report(settings: Settings) -> Iterator[SettingReport]:
             value = getattr(section, field)
             default = info.get_default(call_default_factory=True)
             source: Literal["environment", ".env", "command line", "default"] = "default"
-            if any(known.upper() == variable or known.upper().startswith(f"{variable}__") for known in os.environ):
+            names = _names_of(info, variable)
+            if _sets(names, os.environ):
                 source = "environment"
-            elif variable in dotenv:
+            elif _sets(names, dotenv):
                 source = ".env"
             elif value != default:
                 source = "command line"
@@ -207,14 +209,29 @@ def report(settings: Settings) -> Iterator[SettingReport]:
 
 
 def masked(value: object) -> str:
-    """Return a value for people: secrets keep their last four characters, URLs lose their password."""
+    """Return a value for people: secrets keep their last four characters, URLs lose their user, password and query."""
+    text = value.get_secret_value() if isinstance(value, SecretStr) else "" if value is None else str(value)
+    if "://" in text:
+        scheme, _, rest = text.partition("://")
+        place, separator, _ = rest.rpartition("@")[2].partition("?")
+        return f"{scheme}://{'***@' if '@' in rest else ''}{place}{'?***' if separator else ''}"
     if isinstance(value, SecretStr):
-        secret = value.get_secret_value()
-        if "://" in secret:
-            scheme, _, rest = secret.partition("://")
-            return f"{scheme}://***@{rest.rpartition('@')[2]}" if "@" in rest else secret
-        return f"***{secret[-4:]}" if len(secret) > 12 else "***"
-    return "" if value is None else str(value)
+        return f"***{text[-4:]}" if len(text) > 12 else "***"
+    return text
+
+
+def _names_of(info: FieldInfo, variable: str) -> set[str]:
+    """Return all variables that set a field, in upper case."""
+    alias = info.validation_alias
+    return (
+        {variable, *(str(choice).upper() for choice in alias.choices)}
+        if isinstance(alias, AliasChoices)
+        else {variable}
+    )
+
+
+def _sets(names: set[str], known: Iterable[str]) -> bool:
+    return any(name.upper() in names or name.upper().partition("__")[0] in names for name in known)
 
 
 def _dotenv_names() -> set[str]:

@@ -138,5 +138,6 @@ def endpoint_line(endpoint: Mapping[str, Any]) -> str:
         return "none; the demo model stands in. Set OPENAI_API_KEY or OPENAI_BASE_URL to use a real one."
     if endpoint["kind"] != "endpoint":
         return str(endpoint["kind"])
-    state = {None: "not asked", True: f"reachable, {endpoint['models']} models", False: "not usable"}
+    listed = "" if endpoint["models"] is None else f", {endpoint['models']} models"
+    state = {None: "not asked", True: f"reachable{listed}", False: "not usable"}
     return f"{endpoint['base_url']} ({state[endpoint['reachable']]})"

@@ -6,7 +6,8 @@ import subprocess
 
 from tests.cli.programs import COMMAND, Program
 
-SCREEN_CODES = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|[()][0-9A-Za-z]|[=>])")
+EDITING = "\x1b[?2004h"
+"""A terminal is told to mark what is pasted: from here on a line is edited."""
 
 
 def test_chat_reads_lines_of_a_pipe(program: Program) -> None:
@@ -66,7 +67,7 @@ class Terminal:
             chunk = os.read(self._ours, 65_536).decode()
             if "\x1b[6n" in chunk:  # asked where the cursor is, a terminal answers
                 self.write("\x1b[1;1R")
-            self._unread = SCREEN_CODES.sub("", self._unread + chunk)
+            self._unread += chunk
         seen, _, self._unread = self._unread.partition(wanted)
         return seen + wanted
 
@@ -83,15 +84,15 @@ class Terminal:
 
 def test_chat_on_a_terminal_stops_an_answer_and_goes_on(program: Program) -> None:
     terminal = Terminal(program, "chat", APP_DEMO_DELAY_MS="300")
-    terminal.read_until("demo>")
+    terminal.read_until(EDITING)
     terminal.write("hello\r")
     terminal.read_until("You said: ")
     terminal.process.send_signal(signal.SIGINT)  # what Ctrl-C does while no line is edited
     terminal.read_until("Error: ")
     terminal.read_until("tokens")
-    terminal.read_until("demo>")
+    terminal.read_until(EDITING)
     terminal.write("two\x1b\rlines\x03")  # Alt-Enter; Ctrl-C gives up the line
-    terminal.read_until("demo>")
+    terminal.read_until(EDITING)
     terminal.write("\x04")  # Ctrl-D
     terminal.read_until("Go on with: ")
     assert terminal.close() == 0

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 from agents import AgentOutputSchemaBase, Handoff, Model, ModelResponse, ModelSettings, ModelTracing, Tool, Usage
@@ -191,7 +192,7 @@ def _tool_for(question: str, tools: set[str]) -> tuple[str, dict[str, Any]] | No
         return "get_current_time", {"timezone": "UTC"}
     wanted = re.search(r"\b(?:search|find)\b.* for ['\"]?([\w ]+)", question, re.IGNORECASE)
     if wanted and "search_conversations" in tools:
-        return "search_conversations", {"query": wanted.group(1).strip()}
+        return "search_conversations", {"query": wanted.group(1).strip(), "limit": 5}
     return None
 
 
@@ -246,17 +247,37 @@ def _function_call(name: str, arguments: dict[str, Any], digest: str) -> Respons
     )
 
 
-def _sample(schema: dict[str, Any], definitions: dict[str, Any] | None = None) -> Any:
-    """Return the plainest value that follows a schema."""
-    definitions = definitions or schema.get("$defs", {})
+_FORMATS = {"date-time": "2026-01-01T00:00:00Z", "date": "2026-01-01", "time": "12:00:00", "uuid": "0" * 32}
+
+
+def _sample(schema: dict[str, Any], definitions: dict[str, Any] | None = None, inside: tuple[str, ...] = ()) -> Any:
+    """Return the plainest value that follows a schema; one that refers to itself ends at its second turn.
+
+    Raises:
+        LookupError: nothing follows it that has an end.
+    """
+    known: dict[str, Any] = schema.get("$defs", {}) if definitions is None else definitions
     if "$ref" in schema:
-        return _sample(definitions[schema["$ref"].rsplit("/", 1)[-1]], definitions)
-    if "anyOf" in schema:
-        return _sample(schema["anyOf"][0], definitions)
+        name = str(schema["$ref"]).rsplit("/", 1)[-1]
+        if name in inside:
+            raise LookupError(name)
+        return _sample(known[name], known, (*inside, name))
+    for option in schema.get("anyOf", ()):
+        with suppress(LookupError):
+            return _sample(option, known, inside)
     if schema.get("type") == "object":
-        return {name: _sample(value, definitions) for name, value in schema.get("properties", {}).items()}
+        return {name: _sample(value, known, inside) for name, value in schema.get("properties", {}).items()}
     if schema.get("type") == "array":
-        return [_sample(schema.get("items", {}), definitions)]
+        items: list[Any] = []
+        with suppress(LookupError):
+            items.append(_sample(schema.get("items", {}), known, inside))
+        return items
+    return _plain_sample(schema)
+
+
+def _plain_sample(schema: dict[str, Any]) -> Any:
+    if "const" in schema or "enum" in schema:
+        return schema["const"] if "const" in schema else schema["enum"][0]
     number = schema.get("minimum", 1)
-    plain = {"integer": number, "number": number, "boolean": True, "null": None}
-    return schema["enum"][0] if "enum" in schema else plain.get(str(schema.get("type")), "demo")
+    text = _FORMATS.get(str(schema.get("format")), "demo")
+    return {"integer": number, "number": number, "boolean": True, "null": None}.get(str(schema.get("type")), text)

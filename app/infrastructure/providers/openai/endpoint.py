@@ -10,15 +10,9 @@ import structlog
 from agents import Model, ModelProvider, OpenAIChatCompletionsModel, OpenAIResponsesModel
 from agents.items import TResponseStreamEvent
 from openai import AsyncOpenAI
-from openai.types.responses import Response
 
 from app.infrastructure.providers.openai.demo_model import DemoModel
-from app.infrastructure.providers.openai.journal_model import (
-    JournalModelProvider,
-    closing,
-    reported_failure,
-    warn_incomplete,
-)
+from app.infrastructure.providers.openai.journal_model import JournalModelProvider, closing
 
 log = structlog.get_logger(__name__)
 
@@ -63,7 +57,7 @@ class Endpoint(ModelProvider):
         """Return the SDK's model for one wire API."""
         if api == "chat_completions":
             return OpenAIChatCompletionsModel(name, self.client, buffer_streamed_tool_calls=True)
-        return _ResponsesModel(name, self.client)
+        return OpenAIResponsesModel(name, self.client)
 
     async def api(self) -> WireApi:
         """Return the wire API to use, asking the endpoint the first time; `auto` while it has not told."""
@@ -97,19 +91,6 @@ class Endpoint(ModelProvider):
         """Close the client's connections; a client of the caller's own stays open."""
         if self._owns_client:
             await self.client.close()
-
-
-class _ResponsesModel(OpenAIResponsesModel):
-    """The SDK's model, which takes a failed response of status 200 for an answer when the call is not streamed."""
-
-    async def _fetch_response(self, *args: Any, **kwargs: Any) -> Any:
-        response: Any = await super()._fetch_response(*args, **kwargs)
-        if isinstance(response, Response):
-            if response.status in {"failed", "cancelled"}:
-                raise reported_failure()
-            if response.status == "incomplete":
-                warn_incomplete(response)
-        return response
 
 
 class _ProbingModel(Model):

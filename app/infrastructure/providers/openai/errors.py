@@ -100,10 +100,16 @@ def _stream_error(_error: BaseException) -> AppError:
     return ProviderError("The model's endpoint broke off its answer.", retryable=True)
 
 
-def _cut_short(_error: BaseException) -> AppError:
+def cut_short(_error: BaseException | None = None) -> ProviderRejected:
+    """Return the error for an answer that ends before it is complete."""
     return ProviderRejected(
         "The model stopped before its answer was complete: output limit or content filter.", upstream_status=None
     )
+
+
+def reported_failure() -> ProviderError:
+    """Return the error for a failure that the endpoint reports in an answer of status 200."""
+    return ProviderError("The model's endpoint reported a failure instead of an answer.", retryable=True)
 
 
 def _not_text(_error: BaseException) -> AppError:
@@ -118,7 +124,11 @@ def _turns(_error: BaseException) -> AppError:
     return TurnLimitReached("The run needed more turns than it is allowed. Raise max_turns or simplify the task.")
 
 
-def _model_behavior(_error: BaseException) -> AppError:
+def _model_behavior(error: BaseException) -> AppError:
+    # The SDK has one class for what the model does wrong and for how an endpoint ends an answer; its text tells.
+    for ending, problem in _ENDINGS.items():
+        if f"terminal event `{ending}`" in str(error):
+            return problem()
     return AgentFailed("The model's answer could not be used: a tool that does not exist, or malformed output.")
 
 
@@ -126,7 +136,10 @@ def _refusal(_error: BaseException) -> AppError:
     return AgentFailed("The model refused to produce the requested output.")
 
 
-def _user_error(_error: BaseException) -> AppError:
+def _user_error(error: BaseException) -> AppError:
+    # What a tool raises reaches us inside of one of these.
+    if isinstance(error.__cause__, Exception):
+        return translate(error.__cause__)
     return InvalidInput("The agent or its options are set up wrongly. The server's log says how, under the run's id.")
 
 
@@ -146,6 +159,13 @@ def _guardrail(error: BaseException) -> AppError:
     return GuardrailTripped(f"The guardrail '{name}' refused the {side}.", guardrail=name)
 
 
+_ENDINGS: dict[str, Callable[[], AppError]] = {
+    "response.incomplete": cut_short,
+    "response.failed": reported_failure,
+    "response.error": reported_failure,
+    "error": reported_failure,
+}
+
 _TRANSLATORS: dict[type[BaseException], Callable[[BaseException], AppError]] = {
     openai.APITimeoutError: _timeout,
     openai.APIConnectionError: _unreachable,
@@ -153,8 +173,8 @@ _TRANSLATORS: dict[type[BaseException], Callable[[BaseException], AppError]] = {
     openai.APIResponseValidationError: _garbage,
     openai.APIError: _stream_error,
     openai.OpenAIError: _garbage,
-    openai.LengthFinishReasonError: _cut_short,
-    openai.ContentFilterFinishReasonError: _cut_short,
+    openai.LengthFinishReasonError: cut_short,
+    openai.ContentFilterFinishReasonError: cut_short,
     openai.WebSocketConnectionClosedError: _stream_error,
     openai.WebSocketQueueFullError: _stream_error,
     openai.InvalidWebhookSignatureError: _agent_code,

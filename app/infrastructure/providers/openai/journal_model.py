@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-import structlog
 from agents import (
     AgentOutputSchemaBase,
     Handoff,
@@ -22,11 +21,11 @@ from agents import (
     Usage,
 )
 from agents.items import TResponseInputItem, TResponseOutputItem, TResponseStreamEvent
+from agents.models.fake_id import FAKE_RESPONSES_ID
 from agents.retry import ModelRetryAdvice, ModelRetryAdviceRequest
 from openai.types.responses import (
     Response,
     ResponseCompletedEvent,
-    ResponseIncompleteEvent,
     ResponseOutputItemDoneEvent,
     ResponseReasoningItem,
 )
@@ -35,10 +34,9 @@ from openai.types.responses.response_prompt_param import ResponsePromptParam
 from app.domain.errors import ProviderError, ProviderRejected
 from app.infrastructure.providers.openai.call_ids import AnswerCallIds
 from app.infrastructure.providers.openai.context import ACTIVE_RUN, ActiveRun
+from app.infrastructure.providers.openai.errors import cut_short, reported_failure
 from app.infrastructure.providers.openai.model_calls import ModelCall
 from app.infrastructure.providers.openai.recording import MAX_NAME_CHARS
-
-log = structlog.get_logger(__name__)
 
 _MAX_KNOWN_MODELS = 256
 
@@ -205,8 +203,6 @@ def _metered(settings: ModelSettings) -> ModelSettings:
 async def _drained(stream: AsyncIterator[TResponseStreamEvent], call: ModelCall) -> ModelResponse:
     """Consume a model's stream, tell its deltas, and return the whole response.
 
-    An answer that was cut by a limit is an answer, as it is in a plain call.
-
     Raises:
         ProviderError: the stream ended without a whole response.
     """
@@ -219,11 +215,11 @@ async def _drained(stream: AsyncIterator[TResponseStreamEvent], call: ModelCall)
                 call.tell(event)
             elif isinstance(event, ResponseOutputItemDoneEvent):
                 finished_items.append(event.item)
-            elif isinstance(event, ResponseCompletedEvent | ResponseIncompleteEvent):
-                if isinstance(event, ResponseIncompleteEvent):
-                    warn_incomplete(event.response)
+            elif isinstance(event, ResponseCompletedEvent):
                 response = _model_response(event.response, finished_items)
                 break
+            elif kind == "response.incomplete":
+                raise cut_short()
             elif kind in {"response.failed", "response.error", "error"}:
                 raise reported_failure()
     if response is None:
@@ -261,17 +257,6 @@ async def _told(
         call.failed(reported_failure())
 
 
-def reported_failure() -> ProviderError:
-    """Return the error for a failure that the endpoint reports in an answer of status 200."""
-    return ProviderError("The model's endpoint reported a failure instead of an answer.", retryable=True)
-
-
-def warn_incomplete(response: Response) -> None:
-    """Log that an answer was cut by the output limit or a content filter."""
-    details = response.incomplete_details
-    log.warning("model_answer_incomplete", model=response.model, reason=details.reason if details else None)
-
-
 def _check_said_something(response: ModelResponse) -> None:
     """Refuse an answer of reasoning alone, or of nothing: the run would end with an empty text."""
     if all(isinstance(item, ResponseReasoningItem) for item in response.output):
@@ -295,5 +280,5 @@ def _model_response(response: Response, finished_items: Sequence[TResponseOutput
         )
         if usage is not None
         else Usage(requests=1),
-        response_id=response.id,
+        response_id=None if response.id == FAKE_RESPONSES_ID else response.id,
     )

@@ -16,7 +16,7 @@ from app.infrastructure.providers.openai.recording import never_failing, short
 from app.infrastructure.providers.openai.tool_calls import output_text
 
 _P = ParamSpec("_P")
-_Hook = Callable[Concatenate["RecordingHooks", _P], CoroutineType[Any, Any, None]]
+_Hook = Callable[Concatenate["RecordingHooks", _P], "CoroutineType[Any, Any, None]"]  # no generic before Python 3.12
 
 
 def _never_raises(hook: _Hook[_P]) -> _Hook[_P]:

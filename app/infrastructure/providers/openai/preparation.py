@@ -6,34 +6,63 @@ and one that names no model but has the settings which the SDK makes for its own
 
 from collections.abc import Awaitable, Callable
 from copy import copy
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
-from weakref import finalize
+from weakref import finalize, ref
 
-from agents import Agent, Handoff, Model, RunContextWrapper
-from agents.models import get_default_model_settings
+from agents import Agent, Handoff, Model, ModelSettings, RunContextWrapper
+from agents.models import get_default_model, get_default_model_settings
 
 from app.infrastructure.providers.openai.journal_model import JournalModel, model_name_of
 
+
+@dataclass(frozen=True, slots=True)
+class _Original:
+    """An agent as it was when it was copied: a copy is no longer good when a field has another value."""
+
+    agent: "ref[Agent[Any]]"
+    values: tuple[Any, ...]
+    handoffs: "tuple[ref[Any], ...]"
+
+    def is_unchanged(self) -> bool:
+        agent = self.agent()
+        return (
+            agent is not None
+            and len(agent.handoffs) == len(self.handoffs)
+            and all(now is then() for now, then in zip(agent.handoffs, self.handoffs, strict=True))
+            and all(now is then for now, then in zip(_values(agent), self.values, strict=True))
+        )
+
+
 # By identity: the SDK's Agent is a dataclass with equality, so it has no hash. An entry goes when its original does.
-_prepared: dict[tuple[int, str | None], Agent[Any]] = {}
+_prepared: dict[tuple[int, str | None], tuple[Agent[Any], list[_Original]]] = {}
 
 
 def prepared(agent: Agent[Any], default_model: str | None, output_type: Any = None) -> Agent[Any]:
     """Return the agent to run instead: the same one, or a copy, the agents it hands off to included.
 
     `output_type` is what every one of them must answer with; then the copy is made anew each time. Else it is made
-    once and lives as long as the original.
+    once, lives as long as the original, and is made again when someone has changed that.
     """
     if output_type is not None:
         return _Copies(default_model, output_type).of(agent)
     key = (id(agent), default_model)
     known = _prepared.get(key)
+    if known is not None and all(original.is_unchanged() for original in known[1]):
+        return known[0]
+    if not _needs_copy(agent, default_model, set()):
+        return agent
+    copies = _Copies(default_model, None)
+    new = copies.of(agent)
     if known is None:
-        if not _needs_copy(agent, default_model, set()):
-            return agent
-        known = _prepared[key] = _Copies(default_model, None).of(agent)
         finalize(agent, _prepared.pop, key, None)
-    return known
+    _prepared[key] = (new, copies.originals())
+    return new
+
+
+def _values(agent: Agent[Any]) -> tuple[Any, ...]:
+    return tuple(value for name, value in vars(agent).items() if name != "handoffs")
 
 
 def _needs_copy(agent: Agent[Any], default_model: str | None, seen: set[int]) -> bool:
@@ -52,13 +81,15 @@ def _has_own_model(agent: Agent[Any]) -> bool:
 
 def _has_foreign_settings(agent: Agent[Any], default_model: str | None) -> bool:
     """Tell whether an agent has the SDK's implicit settings, made for another model than the one it will run with."""
-    implicit = get_default_model_settings()
-    return (
-        agent.model is None
-        and default_model is not None
-        and agent.model_settings == implicit
-        and get_default_model_settings(default_model) != implicit
-    )
+    if agent.model is not None or default_model is None:
+        return False
+    implicit = _implicit_settings(get_default_model())
+    return agent.model_settings == implicit and _implicit_settings(default_model) != implicit
+
+
+@lru_cache(maxsize=64)
+def _implicit_settings(model: str) -> ModelSettings:
+    return get_default_model_settings(model)
 
 
 class _Copies:
@@ -91,6 +122,13 @@ class _Copies:
         for target in agent.handoffs:
             new.handoffs.append(self._handoff(target) if isinstance(target, Handoff) else self.of(target))
         return new
+
+    def originals(self) -> list[_Original]:
+        """Return what the copies were made of."""
+        return [
+            _Original(ref(agent), _values(agent), tuple(ref(target) for target in agent.handoffs))
+            for agent, _ in self._made.values()
+        ]
 
     def _handoff(self, handoff: Handoff[Any, Any]) -> Handoff[Any, Any]:
         take: Callable[[RunContextWrapper[Any], str], Awaitable[Any]] = handoff.on_invoke_handoff

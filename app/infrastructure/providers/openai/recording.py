@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -26,8 +27,13 @@ def never_failing(what: str) -> Generator[None]:
     """Log what recording code raises in the block: a lost row is better than a failed, paid run."""
     try:
         yield
-    except Exception:
-        log.exception("recording_failed", what=what)
+    except Exception as error:  # noqa: BLE001 - see above; logged, and the run goes on
+        log.error("recording_failed", what=what, exception=traceback_of(error))
+
+
+def traceback_of(error: BaseException) -> str:
+    """Return a traceback as plain text: log renderers that show local variables would show keys and prompts."""
+    return "".join(traceback.format_exception(error)).rstrip()
 
 
 class RunRecording:

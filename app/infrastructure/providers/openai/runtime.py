@@ -28,7 +28,7 @@ from app.infrastructure.providers.openai.journal_model import JournalModelProvid
 from app.infrastructure.providers.openai.lifecycle import RecordingHooks
 from app.infrastructure.providers.openai.output_types import JsonSchemaOutput, json_output, text_output
 from app.infrastructure.providers.openai.preparation import prepared
-from app.infrastructure.providers.openai.recording import RunRecording
+from app.infrastructure.providers.openai.recording import RunRecording, traceback_of
 from app.infrastructure.providers.openai.registry.agents import AgentRegistry
 from app.infrastructure.providers.openai.run_config import RunDefaults, run_config
 
@@ -214,7 +214,7 @@ class OpenAIExecution:
 def _log_failure(run_id: str, error: Exception, translated: AppError) -> None:
     """Log why a run failed. The text of an upstream error may repeat the prompt, so only its facts are logged."""
     if isinstance(translated, AgentFailed | RequestError) and translated is not error:
-        log.warning("run_failed", run_id=run_id, code=translated.code, exc_info=error)
+        log.warning("run_failed", run_id=run_id, code=translated.code, exception=traceback_of(error))
         return
     log.warning(
         "run_failed",

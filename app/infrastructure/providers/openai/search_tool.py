@@ -12,12 +12,13 @@ MAX_QUOTED_CHARS = 500
 def search_tool(search: ConversationSearch) -> Callable[[str, int], Awaitable[str]]:
     """Return the tool over a search; whose messages it searches comes from the run, never from the model."""
 
-    async def search_conversations(query: str, limit: int = 5) -> str:
+    # No default for the limit: some endpoints refuse strict schemas that hold one.
+    async def search_conversations(query: str, limit: int) -> str:
         """Search the user's earlier conversations.
 
         Args:
             query: words that the messages must hold.
-            limit: how many messages to return at most, 1 to 20.
+            limit: how many messages to return at most, 1 to 20; 5 is usual.
         """
         run = current_run()
         if run is None:

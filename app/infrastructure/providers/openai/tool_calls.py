@@ -25,12 +25,16 @@ INTERRUPTED_OUTPUT: Final = "The run was interrupted before this tool finished. 
 
 
 def output_text(result: object, tool: Tool | None = None) -> str:
-    """Return what the model reads of a tool's result, as the SDK writes it: its text, or its content parts as JSON."""
+    """Return what the model reads of a tool's result, as the SDK writes it: its text; with pictures or files, JSON."""
     if isinstance(result, str):
         return result
     schema = tool.output_json_schema if isinstance(tool, FunctionTool) else None
     written = ItemHelpers.tool_call_output_item(_ANY_CALL, result, output_json_schema=schema)["output"]
-    return written if isinstance(written, str) else wire_json.encode(written)
+    if isinstance(written, str):
+        return written
+    if all(part["type"] == "input_text" for part in written):
+        return "\n".join(str(part.get("text", "")) for part in written)
+    return wire_json.encode(written)
 
 
 def has_calls(answer: Sequence[Item]) -> bool:

@@ -1,0 +1,1 @@
+"""What durable-agents costs beside the SDK's own parts; `python -m benchmarks` prints it. Never a test."""

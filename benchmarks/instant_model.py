@@ -1,0 +1,134 @@
+"""Models that answer at once, so that what is left is what everything around the model costs."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from itertools import count
+from typing import Any
+
+from agents import Agent, Model, ModelResponse, Usage
+from agents.items import TResponseStreamEvent
+from openai.types.responses import (
+    Response,
+    ResponseCompletedEvent,
+    ResponseFunctionToolCall,
+    ResponseOutputMessage,
+    ResponseOutputText,
+    ResponseTextDeltaEvent,
+    ResponseUsage,
+)
+
+MODEL_NAME = "gpt-5.4-mini"
+"""A name with a price, so that ours looks one up as it would for a real call."""
+ANSWER = (
+    "The river rises in the hills behind the town, passes three mills and a lock, and joins the sea at low tide. " * 2
+)
+
+
+DELTAS = 500
+"""Text deltas of one streamed answer."""
+AT_ONCE, PAUSING = "at-once", "pausing"
+"""The names of the streaming agents."""
+SERVER_OPTIONS: dict[str, Any] = {
+    "loop": "uvloop",
+    "http": "httptools",
+    "host": "127.0.0.1",
+    "timeout_keep_alive": 600,  # a side waits while the other one is measured
+}
+
+
+def streaming_agents() -> list[Agent[Any]]:
+    """Return an agent whose model never suspends, and one whose model lets the loop turn before every event."""
+    return [
+        Agent(name=name, instructions="You write.", model=StreamingModel(deltas=DELTAS, pausing=name == PAUSING))
+        for name in (AT_ONCE, PAUSING)
+    ]
+
+
+def message_of(text: str) -> ResponseOutputMessage:
+    """Return an assistant's message."""
+    content = [ResponseOutputText(text=text, type="output_text", annotations=[], logprobs=[])]
+    return ResponseOutputMessage(
+        id="msg_0a1b2c3d4e5f60718293a4b5c6d7e8f9", content=content, role="assistant", status="completed", type="message"
+    )
+
+
+class InstantModel(Model):
+    """Answers with one message; with `tool`, first with one call of it."""
+
+    def __init__(self, tool: str | None = None) -> None:
+        self.model = MODEL_NAME
+        self._tool = tool
+        self._numbers = count(1)
+        self._message = message_of(ANSWER)
+
+    async def get_response(self, system_instructions: Any, input: Any, *_: Any, **__: Any) -> ModelResponse:  # noqa: A002
+        output: Any = self._message
+        if self._tool is not None and input[-1].get("type") != "function_call_output":
+            output = ResponseFunctionToolCall(
+                call_id=f"call_{next(self._numbers)}",
+                name=self._tool,
+                arguments='{"city":"Rome"}',
+                type="function_call",
+            )
+        usage = Usage(requests=1, input_tokens=1_000, output_tokens=40, total_tokens=1_040)
+        return ModelResponse(output=[output], usage=usage, response_id="resp_1")
+
+    def stream_response(self, *_: Any, **__: Any) -> AsyncIterator[TResponseStreamEvent]:
+        raise NotImplementedError
+
+
+class StreamingModel(Model):
+    """Streams a prebuilt answer in `deltas` pieces; `pausing`: the event loop gets a turn before each, as on a wire."""
+
+    def __init__(self, *, deltas: int, pausing: bool) -> None:
+        self.model = MODEL_NAME
+        self._pausing = pausing
+        self._events = _events(["word "] * deltas)
+
+    async def get_response(self, *_: Any, **__: Any) -> ModelResponse:
+        raise NotImplementedError
+
+    async def stream_response(self, *_: Any, **__: Any) -> AsyncIterator[TResponseStreamEvent]:
+        pausing = self._pausing
+        for event in self._events:
+            if pausing:
+                await asyncio.sleep(0)
+            yield event
+
+
+def _events(pieces: Sequence[str]) -> list[TResponseStreamEvent]:
+    message = message_of("".join(pieces))
+    deltas = [
+        ResponseTextDeltaEvent(
+            content_index=0,
+            delta=piece,
+            item_id=message.id,
+            logprobs=[],
+            output_index=0,
+            sequence_number=number,
+            type="response.output_text.delta",
+        )
+        for number, piece in enumerate(pieces)
+    ]
+    usage = ResponseUsage.model_validate(
+        {
+            "input_tokens": 1_000,
+            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "output_tokens": 500,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": 1_500,
+        }
+    )
+    response = Response(
+        id="resp_1",
+        created_at=0,
+        model=MODEL_NAME,
+        object="response",
+        output=[message],
+        parallel_tool_calls=False,
+        tool_choice="auto",
+        tools=[],
+        usage=usage,
+    )
+    completed = ResponseCompletedEvent(response=response, sequence_number=len(pieces), type="response.completed")
+    return [*deltas, completed]
