@@ -147,7 +147,7 @@ async def open_container(
             limits=_run_limits(settings),
             finish_timeout_s=settings.runs.finish_timeout_s,
         )
-        lease_listeners.append(lambda run_id: runs.cancel(run_id, "lease_lost"))
+        lease_listeners.append(lambda run_id: runs.stop(run_id, "lease_lost"))
         await dispatcher.start(runs.execute)
         stack.push_async_callback(dispatcher.stop, settings.runs.shutdown_grace_s)
 

@@ -76,7 +76,7 @@ async def _samples(ours: Server, peer: Server, agent: str, at_once: int, scale: 
             "ours": Contestant(partial(_all, own, stream_ours, scale.streams), open_sessions, ours.cpu_s),
             "peer": Contestant(partial(_all, other, stream_peer, scale.streams), None, peer.cpu_s),
         }
-        return await in_turns(contestants, scale.rounds)
+        return await in_turns(contestants, scale)
 
 
 async def _all(clients: Sequence[StreamClient], stream: Stream, amount: int) -> list[float]:

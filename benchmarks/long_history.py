@@ -19,7 +19,7 @@ async def measure(databases: list[Database], scale: Scale) -> None:
     rows: list[list[object]] = []
     for database in databases:
         async with open_systems(database) as (ours, sdk):
-            samples = await in_turns(await _contestants(ours, sdk, scale), scale.rounds)
+            samples = await in_turns(await _contestants(ours, sdk, scale), scale)
         rows += [[database.name, *row] for row in _rows(samples)]
     print_table(
         f"2. A run in a conversation of {scale.long_history:,} items, without a tool",

@@ -48,15 +48,16 @@ class Contestant:
     """The CPU clock of the measured process, all threads."""
 
 
-async def in_turns(contestants: Mapping[str, Contestant], rounds: int) -> dict[str, list[Sample]]:
-    """Measure the contestants round by round, each time beginning with another one; the first round is thrown away."""
+async def in_turns(contestants: Mapping[str, Contestant], scale: Scale) -> dict[str, list[Sample]]:
+    """Measure the contestants round by round, each time beginning with another one; a first round is thrown away."""
+    warm_up = 0 if scale.is_quick else 1
     samples: dict[str, list[Sample]] = {name: [] for name in contestants}
     names = list(contestants)
-    for number in range(rounds + 1):
+    for number in range(scale.rounds + warm_up):
         first = number % len(names)
         for name in names[first:] + names[:first]:
             sample = await _one_round(contestants[name])
-            if number:
+            if number >= warm_up:
                 samples[name].append(sample)
     return samples
 

@@ -5,7 +5,6 @@ import sys
 import uvicorn
 
 from app.api.application import create_app
-from app.api.server import uvicorn_options
 from app.bootstrap import set_up_logs
 from benchmarks.instant_model import SERVER_OPTIONS, streaming_agents
 from benchmarks.systems import settings_for
@@ -14,4 +13,5 @@ if __name__ == "__main__":
     settings = settings_for(sys.argv[2])
     set_up_logs(settings)
     application = create_app(settings=settings, agents=streaming_agents())
-    uvicorn.run(application, **(uvicorn_options(settings) | {"port": int(sys.argv[1])} | SERVER_OPTIONS))
+    # Our own lines stay as they are, and we log every request ourselves.
+    uvicorn.run(application, port=int(sys.argv[1]), access_log=False, log_config=None, **SERVER_OPTIONS)

@@ -34,8 +34,8 @@ async def measure(databases: list[Database], scale: Scale) -> None:
     for database in databases:
         async with open_systems(database) as (ours, sdk):
             for agent in (PLAIN, ONE_TOOL):
-                for size, amount in scale.runs.items():
-                    samples = await _samples(ours, sdk, agent, size, amount, scale.rounds)
+                for size in scale.runs:
+                    samples = await _samples(ours, sdk, agent, size, scale)
                     rows.append([database.name, agent, size, *_figures(samples, size)])
     print_table(
         "1. CPU ms per run (one at a time)",
@@ -64,12 +64,12 @@ def _figures(samples: dict[str, list[Sample]], size: int) -> list[object]:
     ]
 
 
-async def _samples(ours: Ours, sdk: Sdk, agent: str, size: int, amount: int, rounds: int) -> dict[str, list[Sample]]:
+async def _samples(ours: Ours, sdk: Sdk, agent: str, size: int, scale: Scale) -> dict[str, list[Sample]]:
+    amount = scale.runs[size]
     contestants = {"ours": await _ours(ours, agent, size, amount, None), "sdk": await _sdk(sdk, agent, size, amount)}
     if size > WINDOW:
-        # The run's own items are in the history when the second model call asks; the window is taken before.
         contestants["whole"] = await _ours(ours, agent, size, amount, size)
-    return await in_turns(contestants, rounds)
+    return await in_turns(contestants, scale)
 
 
 async def _ours(ours: Ours, agent: str, size: int, amount: int, window: int | None) -> Contestant:

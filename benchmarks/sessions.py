@@ -53,7 +53,7 @@ async def _rows(ours: Ours, sdk: Sdk, scale: Scale) -> list[list[object]]:
             side: Contestant(partial(timed, [partial(call, session_of)] * scale.session_calls), cut_back)
             for side, (session_of, cut_back) in sides.items()
         }
-        samples = await in_turns(contestants, scale.rounds)
+        samples = await in_turns(contestants, scale)
         rows += [[name, peer, *_figures(samples["ours"], samples[peer])] for peer in ("SDK, fresh", "SDK, kept")]
     return rows
 

@@ -77,7 +77,7 @@ async def follow(runs: "RunService", request: RunRequest, writer: AnswerWriter |
         AppError: the run was not accepted, or its end could not be recorded.
     """
     handle = await runs.start(request)
-    with interruptible(lambda: runs.cancel(handle.run_id)) as interruption:
+    with interruptible(lambda: runs.cancel(request.caller, handle.run_id)) as interruption:
         if request.stream:
             async with aclosing(handle.events(0)) as batches:
                 async for batch in batches:

@@ -56,10 +56,10 @@ def dev(server: Server, place: Place) -> None:
     config = uvicorn_config(
         settings, reload=True, reload_dirs=_watched(settings), reload_includes=["*.py", "*.md", ".env"]
     )
-    listening = bound_socket(settings.server.host, settings.server.port)
     told = multiprocessing.get_context("spawn").Event()
-    process = DevServer(config, url_of(settings.server.host, listening), told, debug=place.debug)
-    ChangeReload(config, target=process, sockets=[listening]).run()
+    with bound_socket(settings.server.host, settings.server.port) as listening:
+        process = DevServer(config, url_of(settings.server.host, listening), told, debug=place.debug)
+        ChangeReload(config, target=process, sockets=[listening]).run()
 
 
 @dataclass(frozen=True, slots=True)

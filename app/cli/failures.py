@@ -43,8 +43,7 @@ def reported(*, debug: bool) -> Generator[None]:
             raise
         where = f"{error.filename}: " if error.filename else ""
         raise CommandFailed(f"{where}{error.strerror or error}.") from error
-    except Exception as error:
-        # The edge of the process. Its text may hold what people wrote, and a traceback buries the one thing to do.
+    except Exception as error:  # the edge of the process: a traceback buries the one thing to do, so it is asked for
         if debug:
             raise
         raise CommandFailed(f"Unexpected {type(error).__name__}. Run it again with --debug to see where.") from error

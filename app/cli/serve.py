@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 APPLICATION: Final = "app.api.application:create_app"
 
+BACKLOG: Final = 2048
+"""Connections that wait; uvicorn's own default."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
@@ -56,13 +59,13 @@ def serve(server: Server, place: Place) -> None:
     settings = settings_of(place)
     set_up_logs(settings)
     import_from_working_directory()
-    listening = bound_socket(settings.server.host, settings.server.port)
-    url = url_of(settings.server.host, listening)
+    with bound_socket(settings.server.host, settings.server.port) as listening:
+        url = url_of(settings.server.host, listening)
 
-    def tell(container: "Container") -> None:
-        notice(f"Serving {names_of(container)} at {url} with {model_of(container)}")
+        def tell(container: "Container") -> None:
+            notice(f"Serving {names_of(container)} at {url} with {model_of(container)}")
 
-    serve_process(uvicorn_config(settings), settings, [listening], tell)
+        serve_process(uvicorn_config(settings), settings, [listening], tell)
 
 
 def export_settings(server: Server, place: Place) -> None:
@@ -99,7 +102,7 @@ def uvicorn_config(settings: "Settings", **options: Any) -> "uvicorn.Config":
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
-    """Return a socket with the server's address, which does not listen yet.
+    """Return a socket that listens: who comes while the server starts, or starts anew, waits instead of being refused.
 
     Raises:
         CommandFailed: the address cannot be used.
@@ -108,6 +111,7 @@ def bound_socket(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen(BACKLOG)
     except OSError as error:
         listening.close()
         raise CommandFailed(f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --port.") from error

@@ -19,6 +19,7 @@ from app.domain.models.runs import (
     ClaimedRun,
     NewRun,
     Run,
+    RunOptions,
     RunOutcome,
     RunRecord,
     RunResult,
@@ -124,6 +125,14 @@ class AgentProvider(Protocol):
 
     def tool_overview(self) -> Sequence[ToolDescriptor]:
         """Return every tool that any agent may call, by name."""
+        ...
+
+    def check_options(self, options: RunOptions) -> None:
+        """Check what only the provider knows of a run's options, before anything is written.
+
+        Raises:
+            InvalidInput: a model setting, schema or handoff history cannot be; `param` names it.
+        """
         ...
 
     async def create_conversation(self) -> str | None:

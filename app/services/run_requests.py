@@ -15,6 +15,7 @@ MAX_TURNS = 1_000
 MAX_TIMEOUT_S = 24 * 3600
 MAX_HISTORY_ITEMS = 10_000
 MAX_NAME_CHARS = 255
+ROLES = ("user", "assistant", "system", "developer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,13 @@ def _checked_item(item: object, index: int) -> Item:
         raise InvalidInput(f"Input item {index} is not a JSON object.", param=f"input[{index}]")
     if "role" not in item and "type" not in item:
         raise InvalidInput(f"Input item {index} has neither a role nor a type.", param=f"input[{index}]")
+    role = item.get("role")
+    if role is not None and role not in ROLES:
+        raise InvalidInput(
+            f"Input item {index} has a role other than {', '.join(ROLES)}.", param=f"input[{index}].role"
+        )
+    if role is not None and not isinstance(item.get("content"), str | list):
+        raise InvalidInput(f"Input item {index} needs a text or parts as content.", param=f"input[{index}].content")
     return {str(key): value for key, value in item.items()}
 
 

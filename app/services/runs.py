@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -69,6 +69,7 @@ class RunService:
         self._limits = limits
         self._finish_timeout_s = finish_timeout_s
         self._feeds: dict[str, RunFeed] = {}
+        self._callers: dict[str, Caller] = {}
         self._results: dict[str, RunResult] = {}
         self._stopping: dict[str, str] = {}
 
@@ -85,6 +86,7 @@ class RunService:
         check_request(request, self._limits)
         items = checked_input(request, self._limits)
         agent = self._provider.agent(request.agent)
+        self._provider.check_options(request.options)
         new_thread = request.conversation_id is None
         options = request.options
         history_items = self._limits.history_items if options.history_items is None else options.history_items
@@ -106,6 +108,7 @@ class RunService:
         started = await self._journal.start(new, self._dispatcher.owner)
         run = started.run
         self._feeds[run.id] = RunFeed()
+        self._callers[run.id] = run.caller
         if started.history is None:
             self._dispatcher.wait_for_turn(run)
         else:
@@ -128,7 +131,7 @@ class RunService:
             RunNotFound: it does not exist for this tenant.
             StorageUnavailable: the database did not answer.
         """
-        feed = self._feeds.get(run_id)
+        feed = self._live(caller, run_id)
         if feed is not None:
             try:
                 await feed.wait()
@@ -144,11 +147,15 @@ class RunService:
                 return stored
             await asyncio.sleep(LOG_POLL_S)
 
-    def cancel(self, run_id: str, reason: str = "user") -> bool:
+    def cancel(self, caller: Caller, run_id: str) -> bool:
         """Stop a run of this process: its model stream and tools end, what it used is recorded, readers are told.
 
-        Returns False when this process does not hold the run.
+        Returns False when this process does not hold the run, or it is not the caller's.
         """
+        return self._live(caller, run_id) is not None and self.stop(run_id, "user")
+
+    def stop(self, run_id: str, reason: str) -> bool:
+        """Stop a run of this process, whoever's it is; `reason` is `user`, or `lease_lost` to record nothing."""
         if run_id not in self._feeds:
             return False
         self._stopping[run_id] = reason
@@ -159,12 +166,13 @@ class RunService:
         """Execute a claimed run and record its end; the dispatcher calls this in a task of its own."""
         run = claimed.run
         feed = self._feeds.setdefault(run.id, RunFeed())
+        self._callers[run.id] = run.caller
         try:
             outcome = await self._outcome(claimed, feed)
             if outcome is None:
                 raise LeaseLost("The run was taken over by another process.")
             record = build_record(run, outcome, feed.events, self._prices, self._clock.now())
-            await self._finish(run, record)
+            await _settled(self._finish(run, record))
             self._results[run.id] = record.result
             feed.close(record.events[-1])
             log.info("run_ended", run_id=run.id, agent=record.result.agent, status=record.result.status.value)
@@ -174,6 +182,7 @@ class RunService:
         finally:
             self._stopping.pop(run.id, None)
             self._feeds.pop(run.id, None)
+            self._callers.pop(run.id, None)
             # Whoever waits has been woken by now; a result nobody asks for must not stay.
             asyncio.get_running_loop().call_later(5, self._results.pop, run.id, None)
 
@@ -204,7 +213,7 @@ class RunService:
         delay_s = FIRST_RETRY_S
         while True:
             try:
-                return await asyncio.shield(self._journal.finish(run, record))
+                return await self._journal.finish(run, record)
             except StorageUnavailable:
                 if time.monotonic() + delay_s > deadline:
                     raise
@@ -212,8 +221,15 @@ class RunService:
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 2, MAX_RETRY_S)
 
+    def _live(self, caller: Caller, run_id: str) -> RunFeed | None:
+        """Return the feed of a run that this process holds for the caller; None: ask the journal, which checks too."""
+        holder = self._callers.get(run_id)
+        if holder is None or holder.organization_id != caller.organization_id:
+            return None
+        return self._feeds.get(run_id) if caller.user_id in {None, holder.user_id} else None
+
     def _reader(self, caller: Caller, run_id: str) -> Callable[[int], AsyncGenerator[Sequence[SequencedEvent]]]:
-        feed = self._feeds.get(run_id)
+        feed = self._live(caller, run_id)
 
         async def read(after: int = 0) -> AsyncGenerator[Sequence[SequencedEvent]]:
             position = after
@@ -247,3 +263,16 @@ class RunService:
             if ended or (batch and type(batch[-1].event) in TERMINAL_TYPES):
                 return
             await asyncio.sleep(LOG_POLL_S)
+
+
+async def _settled(work: Coroutine[None, None, None]) -> None:
+    """Wait for a bounded write to its end, however often the waiting task is cancelled meanwhile."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if current is not None:
+                current.uncancel()
+    task.result()

@@ -5,7 +5,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,14 @@ class Program:
 
     def run(self, *arguments: str, stdin: str = "", **environment: str) -> Ended:
         """Run it in a process of its own to its end."""
-        with self.start(*arguments, **environment) as process:
+        with self.started(*arguments, **environment) as process:
             out, err = process.communicate(stdin, timeout=60)
         return Ended(process.returncode, out, err)
 
-    def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
-        """Start it in a process of its own."""
-        return subprocess.Popen(
+    @contextmanager
+    def started(self, *arguments: str, **environment: str) -> Generator["subprocess.Popen[str]"]:
+        """Start it in a process of its own, which does not outlive the block."""
+        with subprocess.Popen(
             [*COMMAND, *arguments],
             cwd=self.folder,
             env=self.with_environment(environment),
@@ -71,7 +73,11 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-        )
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def call(self, *arguments: str, stdin: str = "", **environment: str) -> Ended:
         """Run it in this process to its end."""

@@ -93,7 +93,7 @@ def test_a_mistake_is_one_line_and_an_exit_code(program: Program) -> None:
 
 
 def test_ctrl_c_cancels_a_run_and_what_it_used_is_recorded(program: Program) -> None:
-    with program.start("run", "demo", "hello", "--stream", "--json", APP_DEMO_DELAY_MS="300") as process:
+    with program.started("run", "demo", "hello", "--stream", "--json", APP_DEMO_DELAY_MS="300") as process:
         assert process.stdout is not None
         lines: list[str] = []
         while not lines or json.loads(lines[-1])["type"] != "text.delta":

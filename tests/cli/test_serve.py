@@ -7,7 +7,7 @@ from tests.cli.programs import Program
 
 
 def test_serve_answers_and_stops_in_order_at_ctrl_c(program: Program) -> None:
-    with program.start("serve", "--port", "0") as process:
+    with program.started("serve", "--port", "0") as process:
         assert process.stderr is not None
         seen = ""
         while "Application startup complete" not in seen:

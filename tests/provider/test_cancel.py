@@ -12,7 +12,7 @@ from app.domain.models.runs import RunStatus
 from app.infrastructure.providers.openai.tool_calls import INTERRUPTED_OUTPUT
 from app.infrastructure.providers.openai.usage import count_tokens
 from tests.fakes.openai import Call, FakeOpenAI
-from tests.provider.serving import Gate, Ran, Served, endpoint, kinds
+from tests.provider.serving import CALLER, Gate, Ran, Served, endpoint, kinds
 
 APIS = ["responses", "chat_completions"]
 REASONS = ["user", "timeout"]
@@ -24,7 +24,7 @@ async def stopped(served: Served, given: str, reached: Any, reason: str, *, stre
     handle = await served.start(given, stream=stream, **options)
     await asyncio.wait_for(reached(), 5)
     if reason == "user":
-        assert served.runs.cancel(handle.run_id)
+        assert served.runs.cancel(CALLER, handle.run_id)
     ran = await asyncio.wait_for(served.ended(handle), 5)
     assert ran.result.status is RunStatus.CANCELLED
     assert ran.result.error is not None

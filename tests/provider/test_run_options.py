@@ -47,19 +47,24 @@ async def test_model_settings(serve: Any, fake: FakeOpenAI) -> None:
 async def test_model_settings_that_are_none(serve: Any, settings: dict[str, Any], param: str) -> None:
     model = ScriptedModel()
     served = await serve(Agent(name="a", model=model))
-    ran = await served.run("go", model_settings=settings)
-    assert ran.result.status is RunStatus.FAILED
-    assert ran.result.error.code == "invalid_value"
-    assert ran.result.error.details == {"param": param}
+    with pytest.raises(InvalidInput) as caught:
+        await served.start("go", model_settings=settings)
+    assert caught.value.param == param
     assert model.calls == ()
-    assert ran.kinds == ["user"]
 
 
 async def test_an_unknown_handoff_history(serve: Any) -> None:
     served = await serve(Agent(name="a", model=ScriptedModel()))
-    ran = await served.run("go", handoff_history="some")
-    assert ran.result.error.code == "invalid_value"
-    assert ran.result.error.details == {"param": "handoff_history"}
+    with pytest.raises(InvalidInput) as caught:
+        await served.start("go", handoff_history="some")
+    assert caught.value.param == "handoff_history"
+
+
+async def test_an_output_schema_that_is_none(serve: Any) -> None:
+    served = await serve(Agent(name="a", model=ScriptedModel()))
+    with pytest.raises(InvalidInput) as caught:
+        await served.start("go", output_schema={"type": "thing"})
+    assert caught.value.param == "output_schema"
 
 
 @pytest.mark.parametrize(

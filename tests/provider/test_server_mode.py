@@ -1,6 +1,7 @@
 """Server mode: the provider keeps the history under `conv_*`, our tables mirror it, and never both in one request."""
 
 import asyncio
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -8,11 +9,12 @@ from agents import Agent, function_tool, handoff
 from sqlalchemy import select
 
 from app.domain.errors import ProviderError
+from app.domain.models.events import ToolOutput
 from app.domain.models.runs import RunStatus
 from app.infrastructure.persistence.tables import conversations, sdk_messages, sdk_sessions
 from app.infrastructure.providers.openai.tool_calls import INTERRUPTED_OUTPUT
 from tests.fakes.openai import Call, FakeOpenAI
-from tests.provider.serving import Gate, Served, endpoint, kinds
+from tests.provider.serving import CALLER, Gate, Served, endpoint, kinds
 
 
 @function_tool
@@ -135,7 +137,11 @@ async def test_calls_that_a_failed_run_left_open_are_answered_by_the_next(serve:
     fake.script([[Call("double", {"number": 1}, "call_1"), Call("wait", {}, "call_2")]])
     handle = await served.start("go")
     await asyncio.wait_for(gate.reached.wait(), 5)
-    served.runs.cancel(handle.run_id)
+    async with aclosing(handle.events(0)) as batches:  # the other tool has ended
+        async for batch in batches:
+            if any(isinstance(one.event, ToolOutput) for one in batch):
+                break
+    served.runs.cancel(CALLER, handle.run_id)
     ran = await served.ended(handle)
     assert ran.result.status is RunStatus.CANCELLED
     assert ran.kinds == ["user", *["function_call"] * 2, *["function_call_output"] * 2]

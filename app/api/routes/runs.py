@@ -90,7 +90,7 @@ async def run_events(
 async def cancel_run(run_id: RunId, caller: SessionCaller, container: Running) -> JsonReply:
     """Stop a run: what it said and used is recorded. A run that has ended is left as it is."""
     result = await container.journal.result(caller, run_id)
-    if result is None and container.runs.cancel(run_id):
+    if result is None and container.runs.cancel(caller, run_id):
         with suppress(TimeoutError):
             async with asyncio.timeout(CANCEL_WAIT_S):
                 result = await container.runs.result(caller, run_id)

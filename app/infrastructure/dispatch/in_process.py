@@ -40,6 +40,8 @@ class InProcessDispatcher:
         self._slots = asyncio.Semaphore(max_running)
         self._on_lease_lost = on_lease_lost
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._begun: set[str] = set()
+        self._cancelled_early: set[str] = set()
         self._queued: set[str] = set()
         self._missed: set[str] = set()
         self._poke = asyncio.Event()
@@ -70,7 +72,13 @@ class InProcessDispatcher:
     def cancel(self, run_id: str) -> bool:
         """Stop a run; see the port."""
         task = self._running.get(run_id)
-        return task is not None and task.cancel()
+        if task is None:
+            return False
+        if run_id in self._begun:
+            return task.cancel()
+        # A task that is cancelled before its first step never runs at all, and the run would never be recorded.
+        self._cancelled_early.add(run_id)
+        return True
 
     async def stop(self, grace_s: float) -> None:
         """Stop: no new work, end the claiming, wait, cancel the rest, end the renewing; see the port."""
@@ -80,8 +88,8 @@ class InProcessDispatcher:
         running = list(self._running.values())
         if running:
             _, late = await asyncio.wait(running, timeout=grace_s)
-            for task in late:
-                task.cancel()
+            for run_id in list(self._running):
+                self.cancel(run_id)
             if late:
                 await asyncio.wait(late)
         # Leases are renewed to the end: a run that is being recorded must not be taken over meanwhile.
@@ -90,12 +98,28 @@ class InProcessDispatcher:
     async def _execute_one(self, claimed: ClaimedRun) -> None:
         if self._execute is None:
             raise RuntimeError("the dispatcher was not started")
-        async with self._slots:
+        run_id = claimed.run.id
+        self._begun.add(run_id)
+        if run_id in self._cancelled_early:
+            _cancel_soon()
+        waiting = True
+        try:
+            await self._slots.acquire()
+            waiting = False
+        except asyncio.CancelledError:
+            # Cancelled in the queue: it is executed all the same, and cancelled there, so that its end is recorded.
+            _cancel_soon()
+        try:
             await self._execute(claimed)
+        finally:
+            if not waiting:
+                self._slots.release()
 
     def _ended(self, run_id: str) -> None:
         self._running.pop(run_id, None)
         self._missed.discard(run_id)
+        self._begun.discard(run_id)
+        self._cancelled_early.discard(run_id)
         if self._queued:
             self._poke.set()
 
@@ -136,6 +160,14 @@ class InProcessDispatcher:
                 if self._on_lease_lost is not None:
                     self._on_lease_lost(run_id)
             self._missed = missing
+
+
+def _cancel_soon() -> None:
+    """Cancel the current task at its next suspension."""
+    current = asyncio.current_task()
+    if current is not None:
+        current.uncancel()
+        asyncio.get_running_loop().call_soon(current.cancel)
 
 
 async def _ended_task(task: asyncio.Task[None] | None) -> None:

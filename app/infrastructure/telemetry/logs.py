@@ -12,13 +12,14 @@ LogFormat = Literal["auto", "json", "console"]
 
 # Keys and tokens as they appear in headers and error texts, and passwords in URLs.
 _SECRETS = re.compile(
-    r"(?P<keep>Bearer\s+|://[^\s:/@]*:)(?P<hidden>[^\s@'\"]+)|\b(?:sk|sess|rk)[-_][A-Za-z0-9_\-*.]{8,}", re.IGNORECASE
+    r"(?P<keep>Bearer\s+)[^\s'\"]+|(?P<user>://[^\s:/@]*:)[^\s@/'\"]+(?=@)|\b(?:sk|sess|rk)[-_][A-Za-z0-9_\-*.]{8,}",
+    re.IGNORECASE,
 )
 
 
 def redacted(text: str) -> str:
     """Return a text without the secrets that foreign libraries are known to put into theirs."""
-    return _SECRETS.sub(lambda match: f"{match['keep'] or ''}***", text)
+    return _SECRETS.sub(lambda match: f"{match['keep'] or match['user'] or ''}***", text)
 
 
 def _redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

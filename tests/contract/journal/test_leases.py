@@ -8,8 +8,10 @@ from agents import Agent, function_tool
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.domain.errors import RunNotFound
+from app.domain.models.conversations import Caller
 from app.domain.models.events import RunCancelled
-from app.domain.models.runs import RunRequest, RunStatus
+from app.domain.models.runs import Run, RunRecord, RunRequest, RunStatus
 from app.infrastructure.persistence.journal import SqlRunJournal
 from app.infrastructure.persistence.tables import completion_events, run_usage, runs
 from app.services.runs import RunHandle
@@ -102,10 +104,10 @@ async def test_cancelling_a_run_records_what_it_did(engine: AsyncEngine) -> None
     async with working(engine, agent=gate.agent) as worker:
         handle = await worker.runs.start(RunRequest(CALLER, "tool one"))
         await gate.reached.wait()
-        assert worker.runs.cancel(handle.run_id)
+        assert worker.runs.cancel(CALLER, handle.run_id)
         result = await handle.result()
         events = [one.event async for batch in handle.events(0) for one in batch]
-        assert not worker.runs.cancel(handle.run_id)
+        assert not worker.runs.cancel(CALLER, handle.run_id)
         assert (await worker.say("two", handle.conversation_id)).output == "re: two"
     assert result.status is RunStatus.CANCELLED
     assert isinstance(events[-1], RunCancelled)
@@ -130,12 +132,63 @@ async def test_cancelling_a_run_records_what_it_did(engine: AsyncEngine) -> None
     assert outcome == "user_terminated"
 
 
+async def test_a_run_can_be_cancelled_before_it_has_begun(engine: AsyncEngine) -> None:
+    async with working(engine) as worker:
+        handle = await worker.runs.start(RunRequest(CALLER, "one"))
+        assert worker.runs.cancel(CALLER, handle.run_id)  # its task has not had its first step
+        assert (await handle.result()).status is RunStatus.CANCELLED
+    assert (await rows_of(engine, handle.run_id)).completions == 1
+
+
+class Slow(SqlRunJournal):
+    """A database that takes its time with the end of a run."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        super().__init__(engine, lease_s=30)
+        self.writing = asyncio.Event()
+        self.go = asyncio.Event()
+
+    async def finish(self, run: Run, record: RunRecord) -> None:
+        self.writing.set()
+        await self.go.wait()
+        await super().finish(run, record)
+
+
+async def test_cancelling_again_and_again_does_not_disturb_the_recording(engine: AsyncEngine) -> None:
+    gate, journal = Gate(), Slow(engine)
+    async with working(engine, journal=journal, agent=gate.agent) as worker:
+        handle = await worker.runs.start(RunRequest(CALLER, "tool one"))
+        await gate.reached.wait()
+        worker.runs.cancel(CALLER, handle.run_id)
+        await journal.writing.wait()
+        for _ in range(3):
+            worker.runs.cancel(CALLER, handle.run_id)
+            await asyncio.sleep(0)
+        journal.go.set()
+        assert (await handle.result()).status is RunStatus.CANCELLED
+    assert (await rows_of(engine, handle.run_id)).completions == 1
+
+
+async def test_another_tenant_can_neither_read_nor_stop_a_live_run(engine: AsyncEngine) -> None:
+    gate = Gate()
+    async with working(engine, agent=gate.agent) as worker:
+        handle = await worker.runs.start(RunRequest(CALLER, "tool one"))
+        for stranger in (Caller("other", "ada"), Caller("acme", "bob")):
+            assert not worker.runs.cancel(stranger, handle.run_id)
+            with pytest.raises(RunNotFound):
+                await worker.runs.result(stranger, handle.run_id)
+            with pytest.raises(RunNotFound):
+                await anext(worker.runs.events(stranger, handle.run_id))
+        gate.go.set()
+        assert (await worker.runs.result(Caller("acme"), handle.run_id)).status is RunStatus.COMPLETED
+
+
 async def test_a_queued_run_can_be_cancelled(engine: AsyncEngine) -> None:
     gate = Gate()
     async with working(engine, agent=gate.agent) as worker:
         first = await worker.runs.start(RunRequest(CALLER, "tool one"))
         second = await worker.runs.start(RunRequest(CALLER, "two", conversation_id=first.conversation_id))
-        assert worker.runs.cancel(second.run_id)
+        assert worker.runs.cancel(CALLER, second.run_id)
         gate.go.set()
         assert (await first.result()).status is RunStatus.COMPLETED
         assert (await second.result()).status is RunStatus.CANCELLED

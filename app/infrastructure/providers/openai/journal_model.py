@@ -68,6 +68,8 @@ class JournalModel(Model):
         The SDK never sees deltas: it gets the whole response, so a streamed and a plain run are one path.
         """
         active = ACTIVE_RUN.get()
+        if active is not None and active.recording.prepended is not None and not active.scope:
+            input = active.recording.prepended.before(input)  # noqa: A001 - the SDK's name
         streamed = active is not None and active.recording.stream
         settings = _metered(model_settings) if streamed else model_settings
         arguments = (system_instructions, input, settings, tools, output_schema, handoffs, tracing)

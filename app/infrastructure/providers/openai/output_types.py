@@ -7,6 +7,8 @@ import jsonschema
 import msgspec
 from agents import AgentOutputSchemaBase, ModelBehaviorError
 from pydantic_core import to_jsonable_python
+from referencing import Registry
+from referencing.exceptions import Unresolvable
 
 from app.infrastructure.providers.openai import wire_json
 
@@ -18,7 +20,8 @@ class JsonSchemaOutput(AgentOutputSchemaBase):
         """The schema is sent as it is; `strict` mode applies when it forbids additional properties."""
         self._schema = dict(schema)
         self._name = name
-        self._validator = jsonschema.Draft202012Validator(self._schema)
+        # An empty registry: a reference to elsewhere is not fetched. No patterns: the caller's could take for ever.
+        self._validator = jsonschema.Draft202012Validator(_without_patterns(self._schema), registry=Registry())
 
     def is_plain_text(self) -> bool:
         """Never."""
@@ -49,7 +52,11 @@ class JsonSchemaOutput(AgentOutputSchemaBase):
             value = msgspec.json.decode(json_str)
         except msgspec.DecodeError as error:
             raise ModelBehaviorError("The answer is not JSON.") from error
-        if next(self._validator.iter_errors(value), None) is not None:
+        try:
+            broken = next(self._validator.iter_errors(value), None)
+        except Unresolvable as error:
+            raise ModelBehaviorError("The JSON schema refers to something outside of itself.") from error
+        if broken is not None:
             raise ModelBehaviorError("The answer does not follow the JSON schema.")
         return value
 
@@ -61,6 +68,17 @@ def is_schema(schema: Mapping[str, Any]) -> bool:
     except jsonschema.SchemaError:
         return False
     return True
+
+
+def _without_patterns(schema: Any) -> Any:
+    """Return a schema without regular expressions; endpoints enforce those themselves where they support them."""
+    if isinstance(schema, dict):
+        return {
+            name: _without_patterns(value)
+            for name, value in schema.items()
+            if name not in {"pattern", "patternProperties"} or not isinstance(value, str | dict)
+        }
+    return [_without_patterns(part) for part in schema] if isinstance(schema, list) else schema
 
 
 def json_output(final_output: object) -> Any:

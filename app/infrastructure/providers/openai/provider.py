@@ -10,13 +10,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.domain.models.agents import AgentDescriptor, AgentSpec, ToolDescriptor
 from app.domain.models.conversations import SessionMode
+from app.domain.models.runs import RunOptions
 from app.domain.ports import ConversationSearch
 from app.infrastructure.providers.openai import nested_runs, spans
 from app.infrastructure.providers.openai.context import ContextFactory
 from app.infrastructure.providers.openai.conversation_client import ConversationClient
 from app.infrastructure.providers.openai.endpoint import EndpointOptions, Models, build_models
 from app.infrastructure.providers.openai.registry.agents import AgentRegistry, build_registry
-from app.infrastructure.providers.openai.run_config import RunDefaults
+from app.infrastructure.providers.openai.run_config import RunDefaults, check_options
 from app.infrastructure.providers.openai.runtime import OpenAIAgentRuntime
 from app.infrastructure.providers.openai.search_tool import search_tool
 from app.infrastructure.providers.openai.session_store import OpenAISQLAlchemySessionStore
@@ -68,6 +69,10 @@ class OpenAIAgentProvider:
     def tool_overview(self) -> Sequence[ToolDescriptor]:
         """Return all tools; see the port."""
         return self._registry.tool_overview()
+
+    def check_options(self, options: RunOptions) -> None:
+        """Check a run's options; see the port."""
+        check_options(options)
 
     async def create_conversation(self) -> str | None:
         """Create a conversation at the provider; see the port."""

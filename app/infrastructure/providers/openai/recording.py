@@ -15,6 +15,7 @@ from app.domain.models.events import RunEvent
 from app.domain.models.runs import HandoffRecord, Step, ToolCallRecord
 from app.domain.models.usage import CallUsage
 from app.domain.ports import Publish
+from app.infrastructure.providers.openai.prepended_history import PrependedHistory
 
 log = structlog.get_logger(__name__)
 
@@ -76,6 +77,8 @@ class RunRecording:
         """Of the run's own agents: the id and output items of every finished model call, in order."""
         self.spans: list[Mapping[str, Any]] = []
         self.first_token_ms: int | None = None
+        self.prepended: PrependedHistory | None = None
+        """History that the run's own model calls get although the Runner does not know it."""
 
     def publish(self, event: RunEvent) -> None:
         """Tell the readers of the run; never raises."""

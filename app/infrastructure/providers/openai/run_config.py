@@ -8,7 +8,8 @@ from typing import Any
 from agents import ModelProvider, ModelSettings, RunConfig, gen_trace_id
 
 from app.domain.errors import InvalidInput
-from app.domain.models.runs import Run
+from app.domain.models.runs import Run, RunOptions
+from app.infrastructure.providers.openai.output_types import is_schema
 from app.infrastructure.providers.openai.registry.handoffs import handoff_filter
 
 _MODEL_SETTING_NAMES = frozenset(field.name for field in dataclasses.fields(ModelSettings))
@@ -44,6 +45,19 @@ def run_config(run: Run, provider: ModelProvider, defaults: RunDefaults) -> RunC
         # Reading more of the history than was loaded is never wanted: the window was chosen before.
         session_settings=None,
     )
+
+
+def check_options(options: RunOptions) -> None:
+    """Check the options that only the SDK and the schema's validator can judge.
+
+    Raises:
+        InvalidInput: `param` names what is wrong.
+    """
+    model_settings(options.model_settings)
+    if options.handoff_history is not None:
+        handoff_filter(options.handoff_history)
+    if options.output_schema is not None and not is_schema(options.output_schema):
+        raise InvalidInput("The output schema is no JSON schema.", param="output_schema")
 
 
 def model_settings(values: Mapping[str, Any]) -> ModelSettings | None:

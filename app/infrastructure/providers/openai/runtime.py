@@ -28,11 +28,16 @@ from app.infrastructure.providers.openai.journal_model import JournalModelProvid
 from app.infrastructure.providers.openai.lifecycle import RecordingHooks
 from app.infrastructure.providers.openai.output_types import JsonSchemaOutput, json_output, text_output
 from app.infrastructure.providers.openai.preparation import prepared
+from app.infrastructure.providers.openai.prepended_history import PrependedHistory, looks_at_history
 from app.infrastructure.providers.openai.recording import RunRecording, traceback_of
 from app.infrastructure.providers.openai.registry.agents import AgentRegistry
 from app.infrastructure.providers.openai.run_config import RunDefaults, run_config
 
 log = structlog.get_logger(__name__)
+
+
+_REFUSED = frozenset({400, 413, 415, 422})
+"""What an endpoint answers to a request whose content it will never take."""
 
 
 class OpenAIAgentRuntime:
@@ -104,8 +109,13 @@ class OpenAIExecution:
         where: dict[str, Any] = (
             {"session": self._session} if self._local else {"conversation_id": run.provider_conversation_id}
         )
+        agent = self._starting_agent()
+        if self._history and not looks_at_history(agent):
+            self._session = BufferedSession(run.session_id, [])
+            self._recording.prepended = PrependedHistory(self._history)
+            where = {"session": self._session}
         return await Runner.run(
-            self._starting_agent(),
+            agent,
             cast("list[TResponseInputItem]", [*self._undelivered, *(dict(item) for item in run.input)]),
             context=context,
             max_turns=run.options.max_turns or self._runtime.defaults.max_turns,
@@ -162,6 +172,10 @@ class OpenAIExecution:
             if call.output is not None and not call.scope
         }
         answers = [output for _, output in self._recording.responses]
+        if not self._recording.responses and error.details.get("upstream_status") in _REFUSED:
+            # The endpoint refused the very first request: with this input in its history every later one would be
+            # refused too, and the conversation could never go on. The messages and the run still hold it.
+            return self._outcome(status, self._recording.agents.get("", self._run.agent), None, "", [], error)
         if self._local:
             known = self._items() or list(self._run.input)
             # An answer without calls was the last one, and refused: by a guardrail, or because it was malformed.

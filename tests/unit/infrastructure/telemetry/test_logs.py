@@ -24,6 +24,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixture[
         ("Incorrect API key provided: sk-proj-abcdef0123456789", "Incorrect API key provided: ***"),
         ("Authorization: Bearer eyJhbGciOi.xyz", "Authorization: Bearer ***"),
         ("postgresql://app:hunter2@db/agents", "postgresql://app:***@db/agents"),
+        ("listening on http://127.0.0.1:8000/docs", "listening on http://127.0.0.1:8000/docs"),
         ("a task-force of sk-8 skaters", "a task-force of sk-8 skaters"),
     ],
 )
