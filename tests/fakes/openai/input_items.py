@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, Required, get_args
 
-from typing_extensions import TypedDict, get_type_hints
-
 from openai.types.responses import (
     ResponseInputFileParam,
     ResponseInputImageParam,
@@ -23,6 +21,7 @@ from openai.types.responses import (
 from openai.types.responses.response_output_text_param import Annotation, Logprob
 from openai.types.responses.response_reasoning_item_param import Content as ReasoningContent
 from openai.types.responses.response_reasoning_item_param import Summary
+from typing_extensions import TypedDict, get_type_hints
 
 from .asks import Entry, content_text
 from .schemas import check, invalid_value, missing, no_longer_than
