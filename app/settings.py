@@ -106,6 +106,9 @@ class ServerSettings(BaseSettings):
         8000, ge=0, le=65_535, validation_alias=AliasChoices("PORT"), description="Port; 0 for any free one."
     )
     heartbeat_s: float = Field(15.0, gt=0, description="Seconds of silence after which a stream sends a comment.")
+    stream_gap_ms: int = Field(
+        5, ge=0, le=1_000, description="Milliseconds between two writes of a stream; deltas of one gap go out together."
+    )
     max_body_bytes: int = Field(1_100_000, ge=1, description="Bytes of one request body.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", validation_alias=AliasChoices("LOG_LEVEL"), description="Least severe level that is logged."

@@ -15,7 +15,8 @@ from app.api.errors import ErrorBody, ErrorEnvelope, body_of, internal_error_bod
 from app.api.events import event_json
 from app.api.json_replies import encode
 from app.domain.errors import AppError, InvalidInput
-from app.domain.models.events import RunEvent, SequencedEvent
+from app.domain.models.events import TERMINAL_TYPES, RunEvent, SequencedEvent
+from app.settings import ServerSettings
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +32,7 @@ Batches = AsyncIterator[Sequence[SequencedEvent]]
 class EventStream(Response):
     """Writes batches of a run's events as `id: <run>:<sequence>`, `event: <type>`, `data: <JSON>`.
 
-    A batch goes out as one body message. After `heartbeat_s` of silence a comment does, also while a tool is silent.
+    A batch goes out as one body message, the next one `stream_gap_ms` later at the soonest. After `heartbeat_s` of silence a comment does, also while a tool is silent.
     A client that leaves ends the reading only; the run goes on. An error after the first byte is an event `error`
     with the envelope, without an id, so that a reader resumes before it.
     """
@@ -39,14 +40,15 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, run_id: str, batches: Batches, heartbeat_s: float, headers: Mapping[str, str] | None = None
+        self, run_id: str, batches: Batches, server: ServerSettings, headers: Mapping[str, str] | None = None
     ) -> None:
         """`batches` is closed at the end, whoever ends it."""
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})})
         del self.headers["content-length"]
         self._head = f"id: {run_id}:".encode()
         self._batches = cast("AsyncGenerator[Sequence[SequencedEvent]]", batches)  # what services return in fact
-        self._heartbeat_s = heartbeat_s
+        self._heartbeat_s = server.heartbeat_s
+        self._gap_s = server.stream_gap_ms / 1000
         self._sent_at = 0.0
         self._sending = asyncio.Lock()
 
@@ -98,6 +100,9 @@ class EventStream(Response):
                     for item in batch
                 ]
                 await self._send(send, b"".join(frames))
+                if self._gap_s and type(batch[-1].event) not in TERMINAL_TYPES:
+                    # Each write is a system call and a packet, which cost more than making the frame.
+                    await asyncio.sleep(self._gap_s)
 
     async def _send(self, send: Send, body: bytes, *, more: bool = True) -> None:
         async with self._sending:  # ASGI promises nothing for two sends at once

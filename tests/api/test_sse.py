@@ -14,6 +14,7 @@ from app.domain.errors import StorageUnavailable
 from app.domain.models import events
 from app.domain.models.events import RunEvent, SequencedEvent, TextDelta
 from app.domain.models.usage import TokenUsage
+from app.settings import ServerSettings
 from tests.api.asgi import frames_of, request
 
 Batch = Sequence[SequencedEvent]
@@ -44,7 +45,7 @@ class Source:
 
 
 def stream_of(source: Source, heartbeat_s: float = 60) -> EventStream:
-    return EventStream("run_1", source.read(), heartbeat_s)
+    return EventStream("run_1", source.read(), ServerSettings(heartbeat_s=heartbeat_s, stream_gap_ms=0))
 
 
 async def test_a_batch_is_one_message() -> None:

@@ -105,7 +105,7 @@ async def chat_stream(body: ChatRequest, container: Running) -> EventStream:
     handle = await container.runs.start(await _run_request(body, container, stream=True))
     # A queued run tells nothing before its turn; the headers let its client cancel it all the same.
     headers = {"x-run-id": handle.run_id, "x-conversation-id": handle.conversation_id}
-    return EventStream(handle.run_id, handle.events(0), container.settings.server.heartbeat_s, headers)
+    return EventStream(handle.run_id, handle.events(0), container.settings.server, headers)
 
 
 async def _run_request(body: ChatRequest, container: Container, *, stream: bool) -> RunRequest:

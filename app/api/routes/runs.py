@@ -74,7 +74,7 @@ async def run_events(
     if ended and not stored:
         return Response(status_code=204)  # tells a browser's EventSource not to come back
     batches = _one(stored) if ended else container.runs.events(caller, run_id, start)
-    return EventStream(run_id, batches, container.settings.server.heartbeat_s)
+    return EventStream(run_id, batches, container.settings.server)
 
 
 @router.post(

@@ -79,7 +79,11 @@ def _sqlite_engine(url: URL, limits: EngineLimits) -> AsyncEngine:
         else {"pool_size": limits.pool_size, "max_overflow": 0, "pool_timeout": limits.sqlite_busy_timeout_s + 10}
     )
     engine = create_async_engine(
-        url, connect_args={"timeout": limits.sqlite_busy_timeout_s}, hide_parameters=True, **pool
+        url,
+        connect_args={"timeout": limits.sqlite_busy_timeout_s},
+        hide_parameters=True,
+        pool_reset_on_return=None,
+        **pool,
     )
 
     def on_connect(connection: Any, _record: Any) -> None:

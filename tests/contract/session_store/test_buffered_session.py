@@ -16,9 +16,10 @@ def session() -> BufferedSession:
     return BufferedSession("conv_1", (user("1"), user("2"), user("3")))
 
 
-def test_it_is_a_session_that_takes_the_wrapper(session: BufferedSession) -> None:
+def test_it_is_a_session_that_does_not_ask_for_the_wrapper(session: BufferedSession) -> None:
+    """The SDK looks at the signatures at every call; the first one tells it enough."""
     assert isinstance(session, Session)
-    assert _session_accepts_wrapper(session)
+    assert not _session_accepts_wrapper(session)
     assert session.session_id == "conv_1"
     assert session.session_settings is None
 
@@ -34,15 +35,15 @@ async def test_it_begins_with_the_history_and_nothing_added(session: BufferedSes
     [(None, "12345"), (9, "12345"), (5, "12345"), (4, "2345"), (2, "45"), (1, "5"), (0, ""), (-1, ""), (-(2**70), "")],
 )
 async def test_it_gives_the_latest_of_both(session: BufferedSession, limit: int | None, expected: str) -> None:
-    await session.add_items([user("4")], wrapper=None)
+    await session.add_items([user("4")])
     await session.add_items([user("5")])
-    assert contents(await session.get_items(limit, wrapper=None)) == list(expected)
+    assert contents(await session.get_items(limit)) == list(expected)
 
 
 async def test_it_takes_back_its_own_items_first_and_then_the_history(session: BufferedSession) -> None:
     await session.add_items([user("4")])
 
-    assert await session.pop_item(wrapper=None) == user("4")
+    assert await session.pop_item() == user("4")
     assert (session.added, session.removed_from_history) == ((), 0)
     assert await session.pop_item() == user("3")
     assert await session.pop_item() == user("2")
@@ -57,7 +58,7 @@ async def test_it_takes_back_its_own_items_first_and_then_the_history(session: B
 
 async def test_clearing_takes_everything_back(session: BufferedSession) -> None:
     await session.add_items([user("4")])
-    await session.clear_session(wrapper=None)
+    await session.clear_session()
 
     assert await session.get_items() == []
     assert await session.pop_item() is None

@@ -186,10 +186,9 @@ async def test_a_read_is_one_statement(make_session: MakeSession) -> None:
         assert len([statement for statement in seen if statement.startswith("SELECT")]) == 1
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # only SQLite locks the whole database
 async def test_a_locked_file_is_waited_for(make_session: MakeSession, database_url: str) -> None:
     session = make_session("s")
-    if session.engine.dialect.name != "sqlite":
-        pytest.skip("only SQLite locks the whole database")
     await session.add_items([user("1")])
     other_process = sqlite3.connect(database_url.removeprefix("sqlite:///"), isolation_level=None)
     other_process.execute("BEGIN IMMEDIATE")

@@ -2,13 +2,11 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
-from agents import RunContextWrapper, SessionSettings, TResponseInputItem
+from agents import SessionSettings, TResponseInputItem
 
 from app.domain.models.conversations import Item
-
-Wrapper = RunContextWrapper[Any] | None
 
 
 class BufferedSession:
@@ -42,7 +40,7 @@ class BufferedSession:
         """How many items at the end of the snapshot the run has removed; all of them after `clear_session`."""
         return len(self._history) - self._kept
 
-    async def get_items(self, limit: int | None = None, *, wrapper: Wrapper = None) -> list[TResponseInputItem]:
+    async def get_items(self, limit: int | None = None) -> list[TResponseInputItem]:
         """Return the latest `limit` items (None: all), oldest first; a limit of 0 or less gives none."""
         total = self._kept + len(self._added)
         wanted = total if limit is None else min(max(limit, 0), total)
@@ -52,11 +50,11 @@ class BufferedSession:
         items += copy.deepcopy(self._added[len(self._added) - from_added :])
         return cast("list[TResponseInputItem]", items)
 
-    async def add_items(self, items: list[TResponseInputItem], *, wrapper: Wrapper = None) -> None:
+    async def add_items(self, items: list[TResponseInputItem]) -> None:
         """Remember items after the ones there are."""
         self._added += cast("list[Item]", copy.deepcopy(items))
 
-    async def pop_item(self, *, wrapper: Wrapper = None) -> TResponseInputItem | None:
+    async def pop_item(self) -> TResponseInputItem | None:
         """Take the latest item back, from the run's own first and then from the snapshot; None when none is left."""
         if self._added:
             return cast("TResponseInputItem", self._added.pop())
@@ -65,7 +63,7 @@ class BufferedSession:
         self._kept -= 1
         return cast("TResponseInputItem", copy.deepcopy(self._history[self._kept]))
 
-    async def clear_session(self, *, wrapper: Wrapper = None) -> None:
+    async def clear_session(self) -> None:
         """Take everything back: the run's own items, and all of the snapshot."""
         self._added.clear()
         self._kept = 0

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Literal, cast
 
 import openai
+import structlog
 from agents import ModelResponse
 from agents.exceptions import ModelTimeoutError
 from agents.items import TResponseInputItem, TResponseStreamEvent
@@ -22,6 +23,8 @@ from app.infrastructure.providers.openai.context import ActiveRun
 from app.infrastructure.providers.openai.recording import never_failing
 from app.infrastructure.providers.openai.streaming import delta_of
 from app.infrastructure.providers.openai.usage import estimated_usage, token_usage
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -52,15 +55,18 @@ class ModelCall:
 
     def tell(self, event: TResponseStreamEvent) -> None:
         """Pass a stream event of the model on to the readers, if it is one for them."""
-        with never_failing("delta"):
+        try:
             delta = delta_of(event, self.active.scope)
-            if delta is None:
-                return
-            if self.first_token_ms is None:
-                self.first_token_ms = self._elapsed_ms()
-                self.active.recording.saw_token()
-            self.partial.append(delta.delta)
-            self.active.recording.publish(delta)
+        except AttributeError:  # an endpoint's own idea of a delta; readers do without it, the whole answer has it
+            log.warning("delta_unreadable", type=event.type)
+            return
+        if delta is None:
+            return
+        if self.first_token_ms is None:
+            self.first_token_ms = self._elapsed_ms()
+            self.active.recording.saw_token()
+        self.partial.append(delta.delta)
+        self.active.recording.publish(delta)
 
     def succeeded(self, response: ModelResponse) -> None:
         """Record the call as a finished step. An endpoint that reported no usage has its tokens counted here."""
