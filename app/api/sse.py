@@ -32,9 +32,10 @@ Batches = AsyncIterator[Sequence[SequencedEvent]]
 class EventStream(Response):
     """Writes batches of a run's events as `id: <run>:<sequence>`, `event: <type>`, `data: <JSON>`.
 
-    A batch goes out as one body message, the next one `stream_gap_ms` later at the soonest. After `heartbeat_s` of silence a comment does, also while a tool is silent.
-    A client that leaves ends the reading only; the run goes on. An error after the first byte is an event `error`
-    with the envelope, without an id, so that a reader resumes before it.
+    A batch goes out as one body message, the next one `stream_gap_ms` later at the soonest. After `heartbeat_s` of
+    silence a comment does, also while a tool is silent. A client that leaves ends the reading only; the run goes on.
+    An error after the first byte is an event `error` with the envelope, without an id, so that a reader resumes
+    before it.
     """
 
     media_type = "text/event-stream"

@@ -8,6 +8,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import URL, Connection, event
+from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -15,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from app.domain.errors import ConfigurationError, StorageUnavailable
+from app.infrastructure.persistence import sqlite_connection
 
 _UNAVAILABLE = "The database did not answer in time. Nothing was written; try again."
 
@@ -78,10 +80,13 @@ def _sqlite_engine(url: URL, limits: EngineLimits) -> AsyncEngine:
         if in_memory
         else {"pool_size": limits.pool_size, "max_overflow": 0, "pool_timeout": limits.sqlite_busy_timeout_s + 10}
     )
+    (database,), options = SQLiteDialect_aiosqlite().create_connect_args(url)
+    options["timeout"] = limits.sqlite_busy_timeout_s
     engine = create_async_engine(
         url,
-        connect_args={"timeout": limits.sqlite_busy_timeout_s},
+        async_creator=lambda: sqlite_connection.connect(database, options),
         hide_parameters=True,
+        # A connection ends its own transaction when it is closed; the pool need not roll back once more.
         pool_reset_on_return=None,
         **pool,
     )
