@@ -20,7 +20,7 @@ from app.domain.models.runs import Step
 from app.domain.models.usage import Accuracy, CallOutcome, CallUsage, TokenUsage
 from app.infrastructure.providers.openai import wire_json
 from app.infrastructure.providers.openai.context import ActiveRun
-from app.infrastructure.providers.openai.recording import never_failing
+from app.infrastructure.providers.openai.recording import never_failing, traceback_of
 from app.infrastructure.providers.openai.streaming import delta_of
 from app.infrastructure.providers.openai.usage import estimated_usage, token_usage
 
@@ -55,18 +55,17 @@ class ModelCall:
 
     def tell(self, event: TResponseStreamEvent) -> None:
         """Pass a stream event of the model on to the readers, if it is one for them."""
-        try:
+        try:  # not `never_failing`: this runs for every delta, and a context manager costs more than the delta
             delta = delta_of(event, self.active.scope)
-        except AttributeError:  # an endpoint's own idea of a delta; readers do without it, the whole answer has it
-            log.warning("delta_unreadable", type=event.type)
-            return
-        if delta is None:
-            return
-        if self.first_token_ms is None:
-            self.first_token_ms = self._elapsed_ms()
-            self.active.recording.saw_token()
-        self.partial.append(delta.delta)
-        self.active.recording.publish(delta)
+            if delta is None:
+                return
+            if self.first_token_ms is None:
+                self.first_token_ms = self._elapsed_ms()
+                self.active.recording.saw_token()
+            self.partial.append(delta.delta)
+            self.active.recording.publish(delta)
+        except Exception as error:  # noqa: BLE001 - readers do without an odd delta, the whole answer has it; logged
+            log.error("recording_failed", what="delta", exception=traceback_of(error))
 
     def succeeded(self, response: ModelResponse) -> None:
         """Record the call as a finished step. An endpoint that reported no usage has its tokens counted here."""

@@ -81,8 +81,11 @@ class RunRecording:
         """History that the run's own model calls get although the Runner does not know it."""
 
     def publish(self, event: RunEvent) -> None:
-        """Tell the readers of the run; the port promises that it never raises."""
-        self._publish(event)
+        """Tell the readers of the run; never raises."""
+        try:  # not `never_failing`: this runs for every delta, and a context manager costs more than the delta
+            self._publish(event)
+        except Exception as error:  # noqa: BLE001 - a broken reader must not fail a paid run; logged
+            log.error("recording_failed", what="event", exception=traceback_of(error))
 
     def elapsed_ms(self) -> int:
         """Return milliseconds since the execution began."""
