@@ -7,6 +7,7 @@
         ConversationNotFound  it does not exist for this tenant
         RunNotFound           it does not exist for this tenant
         SessionNotFound       no such client session or runtime memory
+        RunConflict           the run or conversation is not in a state for this (.reason)
       ProviderError         the model's endpoint failed (.retryable, .request_id)
         ProviderTimeout       no answer in time, or no connection
         RateLimited           it asked us to slow down (.retry_after_s)
@@ -16,6 +17,7 @@
         GuardrailTripped      a guardrail refused input or output
         RunCancelled          someone cancelled it, its time ran out, or its process stopped (.reason)
         LeaseLost             another process owns the run now; nothing was written
+        ReplayMismatch        the code has changed while the run was interrupted, and the settings say to stop then
         AgentFailed           the agent's own code, a tool, or the model's answer broke the run
       StorageUnavailable    the database did not answer in time; the write did not happen
       ConfigurationError    at start-up only; the message names the setting or the agent and what to change
@@ -98,6 +100,21 @@ class SessionNotFound(RequestError):
         super().__init__(f"There is no session '{session_id[:12]}…'. Create one first.", param="session_id")
 
 
+class RunConflict(RequestError):
+    """What was asked does not fit the state that a run or conversation is in; nothing was written.
+
+    `reason` is `conversation_busy` (an unfinished run, and the request wants no queue), `idempotency_conflict` (the key
+    was used for another request), `not_waiting` or `already_decided` (an approval that is not open).
+    """
+
+    code = "conflict"
+
+    def __init__(self, public_message: str, *, reason: str, param: str | None = None) -> None:
+        """Keep the stable word for what is in the way."""
+        super().__init__(public_message, param=param)
+        self.reason: Final = reason
+
+
 class ProviderError(AppError):
     """The model's endpoint failed. The run's input is kept, its failed call is metered."""
 
@@ -168,7 +185,7 @@ class GuardrailTripped(RunError):
 
 
 class RunCancelled(RunError):
-    """The run was stopped before its end. `reason`: `user`, `timeout`, `shutdown` or `process_lost`."""
+    """The run was stopped before its end. `reason`: `user`, `interrupted`, `timeout` or `process_lost`."""
 
     code = "run_cancelled"
 
@@ -182,6 +199,12 @@ class LeaseLost(RunError):
     """Another process took the run over, or its conversation was deleted; this process wrote nothing."""
 
     code = "lease_lost"
+
+
+class ReplayMismatch(RunError):
+    """A recorded model call does not fit what the agent asks now: its code has changed while the run was interrupted."""
+
+    code = "replay_mismatch"
 
 
 class AgentFailed(RunError):

@@ -1,6 +1,9 @@
-"""What the outside implements. A port's docstring is its contract; `tests/contract` runs one suite over adapters."""
+"""What the outside implements. A port's docstring is its contract; `tests/contract` runs one suite over adapters.
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+The ports of a run's life are in `run_ports`.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -14,21 +17,9 @@ from app.domain.models.conversations import (
     MessageHit,
     RuntimeMemory,
 )
-from app.domain.models.events import RunEvent, SequencedEvent
-from app.domain.models.runs import (
-    ClaimedRun,
-    NewRun,
-    Run,
-    RunOptions,
-    RunOutcome,
-    RunRecord,
-    RunResult,
-    StartedRun,
-)
+from app.domain.models.runs import RunOptions
 from app.domain.models.usage import Price, TokenUsage, UsageGroup, UsageGrouping
-
-Publish = Callable[[RunEvent], None]
-"""Takes one event of a run; returns at once, never raises."""
+from app.domain.run_ports import AgentRuntime
 
 ConversationSearch = Callable[[Caller, str, int], Awaitable[Sequence[MessageHit]]]
 """Finds messages of the caller: (caller, query, most hits) -> hits, best first."""
@@ -43,33 +34,6 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Return seconds of a clock that never steps; only differences mean something."""
-        ...
-
-
-class AgentExecution(Protocol):
-    """One run being executed."""
-
-    async def run(self) -> RunOutcome:
-        """Execute the run to its end.
-
-        A run that fails (provider, guardrail, tool, turn limit) is an outcome with status FAILED, not an exception.
-        Cancelling the task raises `CancelledError`; call `interrupted` for what there is to record then.
-        """
-        ...
-
-    def interrupted(self, reason: str) -> RunOutcome:
-        """Return the outcome of a run that was stopped: input, finished pairs, and a closing output for open calls.
-
-        `reason` is `user`, `timeout`, `shutdown` or `process_lost`. Call it after `run` was cancelled.
-        """
-        ...
-
-
-class AgentRuntime(Protocol):
-    """Executes runs. It writes nothing: what a run produced is in its outcome."""
-
-    def open(self, claimed: ClaimedRun, publish: Publish) -> AgentExecution:
-        """Prepare one execution of a claimed run; every event of it goes to `publish` as it happens."""
         ...
 
 
@@ -147,59 +111,6 @@ class AgentProvider(Protocol):
 
     async def aclose(self) -> None:
         """Release connections to models and tools."""
-        ...
-
-
-class RunJournal(Protocol):
-    """The durable record of runs. Each method is one transaction: all of it happens or none of it."""
-
-    async def start(self, new: NewRun, owner: str) -> StartedRun:
-        """Write a new run, with its conversation when it has none.
-
-        The run is claimed for `owner` at once when no earlier run of its conversation is unfinished; otherwise it is
-        queued, held for `owner` while the owner keeps renewing it.
-
-        Raises:
-            ConversationNotFound: it does not exist for this tenant.
-            StorageUnavailable: no answer in time; nothing was written.
-        """
-        ...
-
-    async def claim(self, owner: str, *, take_over: bool) -> ClaimedRun | None:
-        """Claim one run that can go on, oldest first: the owner's own queued ones, and those whose owner is lost.
-
-        A run can go on when no earlier run of its conversation is unfinished. Without `take_over` only runs in
-        conversations that a queued run of `owner` waits for are considered. A claim raises the fence by one.
-        """
-        ...
-
-    async def renew(self, owner: str) -> Collection[str]:
-        """Extend the lease of all runs of the owner; returns the ids of its running runs."""
-        ...
-
-    async def finish(self, run: Run, record: RunRecord) -> None:
-        """Write the end of a run: history, messages, run row, steps, usage, events and completion event.
-
-        Raises:
-            LeaseLost: the fence has moved on, or the run is gone; nothing was written.
-            StorageUnavailable: no answer in time; nothing was written.
-        """
-        ...
-
-    async def events(self, caller: Caller, run_id: str, after: int = 0) -> tuple[Sequence[SequencedEvent], bool]:
-        """Return the stored events with a number above `after`, in order, and whether the run has ended.
-
-        Raises:
-            RunNotFound: it does not exist for this tenant.
-        """
-        ...
-
-    async def result(self, caller: Caller, run_id: str) -> RunResult | None:
-        """Return how a run ended; None while it has not.
-
-        Raises:
-            RunNotFound: it does not exist for this tenant.
-        """
         ...
 
 
@@ -332,41 +243,4 @@ class PriceList(Protocol):
 
     def price(self, model: str, tokens: TokenUsage, at: datetime) -> Price | None:
         """Return what a call cost; None when the model is not in the list. Never guesses, never raises."""
-        ...
-
-
-class Dispatcher(Protocol):
-    """Decides when a queued run is executed, and by whom: claim, renew and hand back, nothing else."""
-
-    @property
-    def owner(self) -> str:
-        """The name under which this process claims runs; unique per process start."""
-        ...
-
-    def execute(self, claimed: ClaimedRun) -> None:
-        """Execute a run that was claimed at its start, in a task of its own."""
-        ...
-
-    def wait_for_turn(self, run: Run) -> None:
-        """Execute a queued run as soon as it can be claimed."""
-        ...
-
-    def cancel(self, run_id: str) -> bool:
-        """Stop a run that this process executes; False when it does not."""
-        ...
-
-    async def start(self, execute: Callable[[ClaimedRun], Awaitable[None]]) -> None:
-        """Begin renewing leases and claiming runs."""
-        ...
-
-    async def stop(self, grace_s: float) -> None:
-        """Claim nothing new, wait up to `grace_s` seconds for running runs, cancel the rest."""
-        ...
-
-
-class EventReader(Protocol):
-    """Reads the events of one run."""
-
-    def __call__(self, after: int) -> AsyncIterator[Sequence[SequencedEvent]]:
-        """Yield batches of events with a number above `after` until the terminal event; leaving early stops nothing."""
         ...

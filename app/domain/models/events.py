@@ -5,7 +5,7 @@ or `RunCancelled`, and there is exactly one of these. `scope` is the path of the
 from (`""` for the run's own agents, `/t:<call_id>` for an agent used as a tool).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,7 +14,11 @@ from app.domain.models.usage import TokenUsage
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """The run is being executed; `attempt` is above 1 when an earlier process was lost."""
+    """The run is being executed.
+
+    `attempt` is above 1 when an earlier process was lost or handed it back, or the run waited for a person. What the
+    earlier attempt told without its being recorded is void: text of a model call that has no `usage` event yet.
+    """
 
     type: ClassVar[str] = "run.started"
     run_id: str
@@ -132,6 +136,17 @@ class ApprovalRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class RunWaiting:
+    """The run has stopped until the approvals it asked for are decided; it goes on with `RunStarted`."""
+
+    type: ClassVar[str] = "run.waiting"
+    run_id: str
+    conversation_id: str
+    approvals: int
+    """How many requests are undecided."""
+
+
+@dataclass(frozen=True, slots=True)
 class UsageReported:
     """A model call ended and was metered."""
 
@@ -198,12 +213,15 @@ RunEvent = (
     | HandoffOccurred
     | AgentUpdated
     | ApprovalRequested
+    | RunWaiting
     | UsageReported
     | TerminalEvent
 )
 
 DELTA_TYPES = frozenset({TextDelta, ReasoningDelta, RefusalDelta, ToolArgumentsDelta})
 TERMINAL_TYPES = frozenset({RunCompleted, RunFailed, RunCancelled})
+STOP_TYPES = TERMINAL_TYPES | {RunWaiting}
+"""After one of these nothing comes for now: a reader that was told one has read what there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,3 +230,16 @@ class SequencedEvent:
 
     sequence: int
     event: RunEvent
+
+
+@dataclass(frozen=True, slots=True)
+class EventBatch:
+    """Neighbouring events for a reader, and how far the record on disk goes.
+
+    An event above `recorded` is told early: if the process dies now, another attempt gives its number to another
+    event. A reader that wants to go on later remembers the smaller of `recorded` and what it has read.
+    """
+
+    events: Sequence[SequencedEvent]
+    """In order, without gaps; empty when the batch only tells that earlier ones are on disk now."""
+    recorded: int

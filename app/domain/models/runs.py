@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from app.domain.models.agents import HandoffHistory
+from app.domain.models.approvals import Approval, ApprovalRequest
 from app.domain.models.conversations import Caller, Item, SessionMode
 from app.domain.models.events import SequencedEvent
 from app.domain.models.usage import CallUsage, TokenUsage
@@ -25,6 +26,12 @@ class RunStatus(StrEnum):
 
 
 FINAL_STATUSES = frozenset({RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED})
+
+OnBusy = Literal["queue", "reject", "interrupt"]
+"""What a new input does while a run of its conversation is unfinished: wait behind it, be refused, or cancel it."""
+
+CancelReason = Literal["user", "interrupted"]
+"""Who asked for the end of a run: a person or client, or a newer input of the same conversation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,10 @@ class RunRequest:
     options: RunOptions = field(default_factory=RunOptions)
     stream: bool = False
     """True: model calls are streamed and deltas are told; False: whole answers."""
+    idempotency_key: str | None = None
+    """The client's own name for this start: the same key and request give the same run, not a second one."""
+    on_busy: OnBusy | None = None
+    """None: as the settings say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,19 +97,31 @@ class Run:
     provider_conversation_id: str | None
     session_mode: SessionMode
     fence: int
-    """The number of the claim; a write with an older one is refused."""
+    """The number of the claim, from 1; a write with an older one is refused. Events call it the attempt."""
     attempts: int
-    """How many processes have claimed the run, this one included."""
+    """How many processes were given the run after a lost one, the first included; hand-backs do not count."""
     created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimedRun:
-    """A run this process may execute, and the history it starts from."""
+    """A run this process may execute, the history it starts from, and what earlier attempts have recorded."""
 
     run: Run
     history: tuple[Item, ...]
     """The latest items of the conversation, oldest first, whole call-and-output pairs only."""
+    steps: Mapping[str, "Step"] = field(default_factory=dict[str, "Step"])
+    """Recorded steps by key; empty for a first attempt."""
+    calls: tuple[CallUsage, ...] = ()
+    """Recorded usage of the recorded model calls, priced, in the order of their ends."""
+    approvals: tuple[Approval, ...] = ()
+    """Requests of earlier attempts and what became of them."""
+    last_sequence: int = 0
+    """The number of the last recorded event."""
+    started_at: datetime | None = None
+    """When the first attempt began; None for a first attempt."""
+    cancel_reason: CancelReason | None = None
+    """Not None: someone has asked for the end of the run; it is closed, not gone on with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,23 +195,30 @@ class RunResult:
     timings: Timings
     trace_id: str | None
     error: ErrorInfo | None
+    approvals: tuple[ApprovalRequest, ...] = ()
+    """What a waiting run waits for; empty otherwise."""
 
 
-StepKind = Literal["model", "tool", "guardrail"]
+StepKind = Literal["model", "tool", "guardrail", "mcp_list"]
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One recorded call of a run; `key` is its path (`/m1`, `/t:<call_id>`, `/t:<call_id>/m1`, `/g:<name>`)."""
+    """One recorded call of a run; `key` is its path.
+
+    `/m1` is the run's first model call, `/t:<call_id>` a tool call, `/t:<call_id>/m1` the first model call of an agent
+    used as a tool, `/g:<name>` a guardrail, `/l:<server>` a listing of an MCP server's tools.
+    """
 
     key: str
     kind: StepKind
     name: str
     agent: str
-    state: Literal["done", "failed"]
+    state: Literal["started", "done", "failed"]
+    """`started`: a tool that may not be repeated is about to run; its outcome is unknown until it is `done`."""
     request_hash: str | None
     result: Any
-    """JSON values: a model call's output items, a tool's output, a guardrail's verdict."""
+    """JSON values: a model call's output items, a tool's output, a guardrail's verdict, an MCP server's tools."""
     response_id: str | None
     started_at: datetime
     duration_ms: int
@@ -213,6 +243,18 @@ class RunOutcome:
     started_at: datetime
     first_token_ms: int | None
     error: ErrorInfo | None
+    approvals: tuple[ApprovalRequest, ...] = ()
+    """What the run waits for; not empty exactly when the status is WAITING."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunBatch:
+    """What one transaction in the middle of a run writes: all of it or nothing."""
+
+    steps: tuple[Step, ...] = ()
+    calls: tuple[CallUsage, ...] = ()
+    """Priced usage of the model calls among the steps."""
+    events: tuple[SequencedEvent, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,8 +272,8 @@ class RunRecord:
 
     result: RunResult
     messages: tuple[NewMessage, ...]
-    steps: tuple[Step, ...]
-    events: tuple[SequencedEvent, ...]
+    rest: RunBatch
+    """Steps, usage and events that no earlier transaction has written; its last event is the terminal one."""
     spans: tuple[Mapping[str, Any], ...]
     completion: "CompletionEvent"
     title: str | None
@@ -277,6 +319,10 @@ class NewRun:
     provider_conversation_id: str | None
     history_items: int
     """How many history items to load at most."""
+    on_busy: OnBusy = "queue"
+    idempotency_key: str | None = None
+    request_hash: str | None = None
+    """A digest of the request; not None exactly when there is an idempotency key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,4 +331,46 @@ class StartedRun:
 
     run: Run
     history: tuple[Item, ...] | None
-    """The history to start from; None when the run waits for an earlier one of its conversation."""
+    """The history to start from; None when the run waits for an earlier one of its conversation, or is not new."""
+    existing: bool = False
+    """True: an earlier start with the same idempotency key made this run."""
+    interrupted: tuple[str, ...] = ()
+    """Ids of runs of the conversation that were asked to end for this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """A run in a list."""
+
+    id: str
+    conversation_id: str
+    agent: str
+    """The key of the agent that it was started with, or that answered last."""
+    status: RunStatus
+    attempts: int
+    owner: str | None
+    """The process that holds it; None when none does."""
+    cancel_reason: CancelReason | None
+    error_code: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """From which moment on rows of finished runs are old enough to be deleted; None: never."""
+
+    deltas_before: datetime | None
+    """Streamed deltas; whole messages and all other events stay."""
+    journal_before: datetime | None
+    """Steps, and all events but the last one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What was deleted, or would be."""
+
+    delta_rows: int
+    event_rows: int
+    step_rows: int
