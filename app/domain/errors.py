@@ -202,7 +202,7 @@ class LeaseLost(RunError):
 
 
 class ReplayMismatch(RunError):
-    """A recorded model call does not fit what the agent asks now: its code has changed while the run was interrupted."""
+    """A recorded model call does not fit what the agent asks now: its code has changed while the run stood still."""
 
     code = "replay_mismatch"
 

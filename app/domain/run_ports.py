@@ -200,7 +200,7 @@ class RunJournal(Protocol):
         ...
 
     async def hand_back(self, run: Run, batch: RunBatch) -> None:
-        """Write what there is and let go of a run, so that any process may go on with it at once. Raises as `record`."""
+        """Write what there is and let go of a run: any process may go on with it at once. Raises as `record`."""
         ...
 
     async def hand_back_queued(self, owner: str) -> None:

@@ -1,4 +1,4 @@
-"""The end of a run as one record: result, messages, priced usage, terminal event and completion event."""
+"""The end of a run, or its waiting for a person, as one record: result, messages, last event, completion event."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -8,12 +8,20 @@ from typing import Any, Literal
 
 from app.domain.identifiers import new_event_id
 from app.domain.models.conversations import Item
-from app.domain.models.events import RunCancelled, RunCompleted, RunFailed, SequencedEvent, TerminalEvent
+from app.domain.models.events import (
+    RunCancelled,
+    RunCompleted,
+    RunFailed,
+    RunWaiting,
+    SequencedEvent,
+    TerminalEvent,
+)
 from app.domain.models.runs import (
     CompletionEvent,
     ErrorInfo,
     NewMessage,
     Run,
+    RunBatch,
     RunOutcome,
     RunRecord,
     RunResult,
@@ -21,7 +29,6 @@ from app.domain.models.runs import (
     Timings,
 )
 from app.domain.models.usage import CallUsage, TokenUsage
-from app.domain.ports import PriceList
 
 COMPLETION_VERSION = 1
 MAX_TITLE_CHARS = 80
@@ -30,13 +37,15 @@ Outcome = Literal["success", "error", "timeout", "user_terminated"]
 
 
 def build_record(
-    run: Run, outcome: RunOutcome, events: Sequence[SequencedEvent], prices: PriceList, now: datetime
+    run: Run, outcome: RunOutcome, calls: Sequence[CallUsage], rest: RunBatch, last_sequence: int, now: datetime
 ) -> RunRecord:
-    """Return everything the last transaction of a run writes; its last event is the terminal one."""
-    calls = tuple(_priced(call, prices) for call in outcome.calls)
+    """Return everything that the last transaction of a run, or the one that parks it, writes.
+
+    `calls` are all metered calls of the run, priced; `rest` is what no earlier transaction has written, and its events
+    end at `last_sequence`. The record's events end with the terminal one, or `RunWaiting`.
+    """
     usage = sum((call.tokens for call in calls), TokenUsage())
     costs = [call.price.cost_usd for call in calls if call.price is not None]
-    cost = sum(costs, Decimal(0)) if costs else None
     result = RunResult(
         run_id=run.id,
         conversation_id=run.conversation_id,
@@ -47,45 +56,23 @@ def build_record(
         tool_calls=outcome.tool_calls,
         handoffs=outcome.handoffs,
         usage=usage,
-        calls=calls,
-        cost_usd=cost,
+        calls=tuple(calls),
+        cost_usd=sum(costs, Decimal(0)) if costs else None,
         response_ids=outcome.response_ids,
         timings=Timings(run.created_at, outcome.started_at, now, outcome.first_token_ms),
         trace_id=outcome.trace_id,
         error=outcome.error,
+        approvals=outcome.approvals,
     )
     messages = _messages(run, outcome)
-    terminal = SequencedEvent(len(events) + 1, _terminal(result))
+    last = SequencedEvent(last_sequence + 1, _last_event(result))
     return RunRecord(
         result=result,
         messages=messages,
-        steps=outcome.steps,
-        events=(*events, terminal),
+        rest=replace(rest, events=(*rest.events, last)),
         spans=outcome.spans,
-        completion=_completion(run, result, len(messages), now),
+        completion=None if result.status is RunStatus.WAITING else _completion(run, result, len(messages), now),
         title=_title(run.input),
-    )
-
-
-def lost_outcome(run: Run) -> RunOutcome:
-    """Return the outcome of a run whose process was lost: its input is kept, what it did since is unknown."""
-    message = "The process that executed the run was lost before its end."
-    return RunOutcome(
-        status=RunStatus.FAILED,
-        agent=run.agent,
-        output=None,
-        output_text="",
-        items=run.input,
-        steps=(),
-        calls=(),
-        tool_calls=(),
-        handoffs=(),
-        response_ids=(),
-        spans=(),
-        trace_id=None,
-        started_at=run.created_at,
-        first_token_ms=None,
-        error=ErrorInfo("run_cancelled", message, {"reason": "process_lost"}),
     )
 
 
@@ -104,10 +91,6 @@ def _content_text(content: Any) -> str:
     return "\n".join(texts)
 
 
-def _priced(call: CallUsage, prices: PriceList) -> CallUsage:
-    return replace(call, price=prices.price(call.model, call.tokens, call.started_at))
-
-
 def _messages(run: Run, outcome: RunOutcome) -> tuple[NewMessage, ...]:
     asked = user_text(run.input)
     user = [NewMessage("user", asked, None)] if asked else []
@@ -123,7 +106,9 @@ def _title(items: Sequence[Item]) -> str | None:
     return words[: MAX_TITLE_CHARS - 1].rsplit(" ", 1)[0] + "…"
 
 
-def _terminal(result: RunResult) -> TerminalEvent:
+def _last_event(result: RunResult) -> TerminalEvent | RunWaiting:
+    if result.status is RunStatus.WAITING:
+        return RunWaiting(result.run_id, result.conversation_id, len(result.approvals))
     cost = None if result.cost_usd is None else str(result.cost_usd)
     duration_ms = result.timings.duration_ms
     if result.status is RunStatus.COMPLETED:
@@ -156,7 +141,7 @@ def _outcome(result: RunResult) -> Outcome:
     reason = result.error.details.get("reason")
     if result.error.code == "provider_timeout" or reason == "timeout":
         return "timeout"
-    return "user_terminated" if reason == "user" else "error"
+    return "user_terminated" if reason in {"user", "interrupted"} else "error"
 
 
 def _completion(run: Run, result: RunResult, message_count: int, now: datetime) -> CompletionEvent:

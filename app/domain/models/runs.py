@@ -226,15 +226,13 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class RunOutcome:
-    """What the execution of a run produced, before it is priced and recorded."""
+    """What the execution of a run produced, beside what its log has: steps, metered calls and events."""
 
     status: RunStatus
     agent: str
     output: Any
     output_text: str
     items: tuple[Item, ...]
-    steps: tuple[Step, ...]
-    calls: tuple[CallUsage, ...]
     tool_calls: tuple[ToolCallRecord, ...]
     handoffs: tuple[HandoffRecord, ...]
     response_ids: tuple[str, ...]
@@ -275,7 +273,8 @@ class RunRecord:
     rest: RunBatch
     """Steps, usage and events that no earlier transaction has written; its last event is the terminal one."""
     spans: tuple[Mapping[str, Any], ...]
-    completion: "CompletionEvent"
+    completion: "CompletionEvent | None"
+    """None for a run that waits: it has not ended."""
     title: str | None
     """A title for a conversation that has none yet."""
 
