@@ -1,5 +1,6 @@
 """Builds every object from the settings; the only place that knows all of them. Read it from top to bottom."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.domain.errors import AppError, ConfigurationError, ProviderRejected
-from app.domain.ports import RunJournal
+from app.domain.run_ports import RunJournal
 from app.infrastructure.clock import SystemClock
 from app.infrastructure.dispatch.in_process import InProcessDispatcher
 from app.infrastructure.persistence import schema
@@ -21,8 +22,10 @@ from app.infrastructure.persistence.client_sessions import SqlClientSessionStore
 from app.infrastructure.persistence.conversations import SqlConversationStore
 from app.infrastructure.persistence.engine import EngineLimits, build_engine
 from app.infrastructure.persistence.journal import SqlRunJournal
+from app.infrastructure.persistence.retention import SqlRunRetention
 from app.infrastructure.persistence.runtime_memory import SqlRuntimeMemoryStore
 from app.infrastructure.persistence.usage import SqlUsageStore
+from app.infrastructure.persistence.wakeups import build_wakeups
 from app.infrastructure.prices import GenaiPriceList
 from app.infrastructure.providers.openai.context import ContextFactory
 from app.infrastructure.providers.openai.endpoint import EndpointOptions, build_models
@@ -44,9 +47,11 @@ from app.infrastructure.telemetry.logs import adopt_host_logs, configure_logs
 from app.services.catalog import CatalogService
 from app.services.client_sessions import ClientSessionService
 from app.services.conversations import ConversationService
+from app.services.executions import ExecutionLimits, Executions
 from app.services.memory import OpenAIRuntime
+from app.services.run_log import LogTimes
 from app.services.run_requests import RunLimits
-from app.services.runs import RunService
+from app.services.runs import RetentionAges, RunService
 from app.services.usage import UsageService
 from app.settings import Settings, load_settings
 
@@ -127,29 +132,44 @@ async def open_container(
         stack.push_async_callback(provider.aclose)
         await provider.start()
 
+        clock = SystemClock()
         journal = SqlRunJournal(engine, lease_s=settings.runs.lease_s)
-        lease_listeners: list[Callable[[str], bool]] = []
+        wakeups = build_wakeups(engine)
+        await wakeups.start()
+        stack.push_async_callback(wakeups.aclose)
+        executions = Executions(
+            provider=provider,
+            journal=journal,
+            prices=GenaiPriceList(),
+            clock=clock,
+            wakeups=wakeups,
+            limits=_execution_limits(settings),
+        )
         dispatcher = InProcessDispatcher(
             journal,
+            wakeups,
             lease_s=settings.runs.lease_s,
             poll_s=settings.runs.poll_s,
             max_running=settings.runs.max_running,
             take_over=take_over,
-            on_lease_lost=lambda run_id: _tell(lease_listeners, run_id),
         )
-        clock = SystemClock()
+        executions.on_cancel(dispatcher.cancel)
         runs = RunService(
             provider=provider,
             journal=journal,
             dispatcher=dispatcher,
-            prices=GenaiPriceList(),
+            executions=executions,
+            wakeups=wakeups,
+            retention=SqlRunRetention(engine),
             clock=clock,
             limits=_run_limits(settings),
-            finish_timeout_s=settings.runs.finish_timeout_s,
+            ages=_retention_ages(settings),
         )
-        lease_listeners.append(lambda run_id: runs.stop(run_id, "lease_lost"))
-        await dispatcher.start(runs.execute)
+        await dispatcher.start(executions.execute, executions.stop)
         stack.push_async_callback(dispatcher.stop, settings.runs.shutdown_grace_s)
+        if take_over:
+            pruning = asyncio.create_task(_prune_forever(runs, settings.journal.prune_every_s), name="prune")
+            stack.push_async_callback(_ended, pruning)
 
         yield Container(
             settings=settings,
@@ -264,11 +284,6 @@ def set_up_logs(settings: Settings) -> None:
     configure_logs(settings.server.log_level, settings.server.log_format)
 
 
-def _tell(listeners: Sequence[Callable[[str], bool]], run_id: str) -> None:
-    for listener in listeners:
-        listener(run_id)
-
-
 def _named_agents(settings: Settings) -> list[AgentSource]:
     named = settings.agents
     references = [reference.strip() for reference in named.agents.split(",") if reference.strip()]
@@ -292,10 +307,42 @@ def _named_tools(settings: Settings) -> dict[str, Callable[..., Any]]:
 def _run_limits(settings: Settings) -> RunLimits:
     return RunLimits(
         max_input_bytes=settings.runs.max_input_bytes,
-        timeout_s=settings.runs.timeout_s,
         history_items=settings.runs.history_items,
         sticky_agent=settings.runs.sticky_agent,
+        on_busy=settings.runs.on_busy,
     )
+
+
+def _execution_limits(settings: Settings) -> ExecutionLimits:
+    journal = settings.journal
+    return ExecutionLimits(
+        timeout_s=settings.runs.timeout_s,
+        max_attempts=journal.max_attempts,
+        approval_timeout_s=journal.approval_timeout_s,
+        log=LogTimes(flush_s=journal.flush_ms / 1000, retry_s=journal.retry_s),
+    )
+
+
+def _retention_ages(settings: Settings) -> RetentionAges:
+    journal = settings.journal
+    return RetentionAges(journal.keep_deltas_d, journal.keep_steps_d, journal.prune_batch_rows)
+
+
+async def _prune_forever(runs: RunService, every_s: float) -> None:
+    """Delete what is too old, again and again; a database that is away is asked again next time."""
+    while True:
+        await asyncio.sleep(every_s)
+        try:
+            pruned = await runs.prune()
+        except AppError as error:
+            log.warning("prune_failed", code=error.code)
+        else:
+            log.info("pruned", deltas=pruned.delta_rows, events=pruned.event_rows, steps=pruned.step_rows)
+
+
+async def _ended(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.wait((task,))
 
 
 def _provider_options(settings: Settings) -> ProviderOptions:
@@ -319,6 +366,6 @@ def _provider_options(settings: Settings) -> ProviderOptions:
         session_mode=settings.runs.session_mode,
         models=dict(settings.agents.models),
         default_agent=settings.agents.default_agent,
-        defaults=RunDefaults(max_turns=settings.runs.max_turns),
+        defaults=RunDefaults(max_turns=settings.runs.max_turns, on_replay_mismatch=settings.journal.on_replay_mismatch),
         trace_export=endpoint.trace_export,
     )

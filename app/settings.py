@@ -83,15 +83,50 @@ class RunSettings(BaseSettings):
     max_input_bytes: int = Field(1_000_000, ge=1, description="Bytes of one input as JSON.")
     max_running: int = Field(100, ge=1, description="Runs executed at once by one process; more wait.")
     lease_s: float = Field(15.0, gt=0, description="Seconds until the run of a lost process may be taken over.")
-    poll_s: float = Field(1.0, gt=0, description="Seconds between two looks for a run whose turn has come.")
-    shutdown_grace_s: float = Field(20.0, ge=0, description="Seconds that running runs get when the process stops.")
-    finish_timeout_s: float = Field(
-        30.0, gt=0, description="Seconds to try to record a run's end while the database is away."
+    poll_s: float = Field(0.5, gt=0, description="Seconds between two looks for a run that can go on.")
+    shutdown_grace_s: float = Field(
+        20.0, ge=0, description="Seconds that running runs get when the process stops; then they are handed back."
+    )
+    on_busy: Literal["queue", "reject", "interrupt"] = Field(
+        "queue", description="What an input does while a run of its conversation is unfinished."
     )
     session_mode: Literal["local", "server"] = Field(
         "local", description="Where the history lives: our tables, or the provider's Conversations API."
     )
     sticky_agent: bool = Field(default=False, description="The agent that answered last gets the next input.")
+
+
+class JournalSettings(BaseSettings):
+    """What is recorded of runs, when, and for how long."""
+
+    model_config = _config("APP_JOURNAL_")
+
+    flush_ms: int = Field(
+        75,
+        ge=1,
+        le=10_000,
+        description="Milliseconds until a streamed delta is on disk; ten times that without stream.",
+    )
+    retry_s: float = Field(
+        30.0, gt=0, description="Seconds to try a write again while the database is away; then another process goes on."
+    )
+    max_attempts: int = Field(5, ge=1, le=100, description="Processes that a run may lose before it is failed.")
+    on_replay_mismatch: Literal["continue", "fail"] = Field(
+        "continue", description="When a recorded model call does not fit the agent's code any more."
+    )
+    approval_timeout_s: float = Field(
+        604_800.0, gt=0, description="Seconds that an approval stays open; then it counts as rejected."
+    )
+    keep_deltas_d: float | None = Field(
+        7.0, ge=0, description="Days that streamed deltas of a finished run are kept; empty: for ever."
+    )
+    keep_steps_d: float | None = Field(
+        90.0, ge=0, description="Days that steps and events of a finished run are kept; empty: for ever."
+    )
+    prune_every_s: float = Field(
+        3_600.0, gt=0, description="Seconds between two deletions of what is too old (server)."
+    )
+    prune_batch_rows: int = Field(1_000, ge=1, le=100_000, description="Rows deleted by one transaction.")
 
 
 class ServerSettings(BaseSettings):
@@ -142,6 +177,7 @@ class Settings(BaseModel):
     openai: OpenAISettings
     database: DatabaseSettings
     runs: RunSettings
+    journal: JournalSettings
     server: ServerSettings
     agents: AgentSettings
 
@@ -156,6 +192,7 @@ def load_settings(**overrides: Mapping[str, Any]) -> Settings:
         "openai": OpenAISettings,
         "database": DatabaseSettings,
         "runs": RunSettings,
+        "journal": JournalSettings,
         "server": ServerSettings,
         "agents": AgentSettings,
     }

@@ -1,15 +1,17 @@
 """Checks a run request before anything is written: wrong types, sizes and ranges, each named."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, fields
+from typing import Any, cast, get_args
 
 import msgspec
 
 from app.domain.errors import InvalidInput
 from app.domain.identifiers import check_organization
 from app.domain.models.conversations import Item
-from app.domain.models.runs import RunOptions, RunRequest
+from app.domain.models.runs import OnBusy, RunOptions, RunRequest
 
 MAX_TURNS = 1_000
 MAX_TIMEOUT_S = 24 * 3600
@@ -26,12 +28,12 @@ class RunLimits:
     """Of the input as JSON."""
     max_metadata_bytes: int = 16_384
     """Of metadata, and of context variables, each."""
-    timeout_s: float = 600.0
-    """For a run that sets none."""
     history_items: int = 100
     """For a run that sets none."""
     sticky_agent: bool = False
     """Whether the agent that answered last gets the next input of its conversation."""
+    on_busy: OnBusy = "queue"
+    """For an input that says nothing itself."""
 
 
 def checked_input(request: RunRequest, limits: RunLimits) -> tuple[Item, ...]:
@@ -64,6 +66,10 @@ def check_request(request: RunRequest, limits: RunLimits) -> None:
     user_id = request.caller.user_id
     if user_id is not None:
         _check_name("user_id", user_id)
+    if request.idempotency_key is not None:
+        _check_name("idempotency_key", request.idempotency_key)
+    if request.on_busy is not None and request.on_busy not in get_args(OnBusy):
+        raise InvalidInput(f"on_busy is one of {', '.join(get_args(OnBusy))}.", param="on_busy")
     options = request.options
     if options.model is not None:
         _check_name("model", options.model)
@@ -76,6 +82,23 @@ def check_request(request: RunRequest, limits: RunLimits) -> None:
     if options.output_type is not None and options.output_schema is not None:
         raise InvalidInput("Give an output type or an output schema, not both.", param="output_schema")
     _check_mappings(options, limits)
+
+
+def request_digest(request: RunRequest) -> str:
+    """Return a digest of what a start asks for, to tell a repeated request from another one under the same key."""
+    options = request.options
+    asked = {
+        "input": request.input,
+        "agent": request.agent,
+        "conversation": request.conversation_id,
+        "stream": request.stream,
+        "on_busy": request.on_busy,
+        "output_type": None if options.output_type is None else str(options.output_type),
+        **{field.name: getattr(options, field.name) for field in fields(options) if field.name != "output_type"},
+    }
+    # ASCII JSON in the order of keys: the same request gives the same text, whatever it holds.
+    text = json.dumps(asked, sort_keys=True, separators=(",", ":"), default=dict)
+    return hashlib.blake2b(text.encode(), digest_size=24).hexdigest()
 
 
 def _checked_item(item: object, index: int) -> Item:

@@ -17,8 +17,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.domain.models.conversations import Caller
 from app.domain.models.runs import RunRequest
-from app.infrastructure.clock import SystemClock
-from app.infrastructure.dispatch.in_process import InProcessDispatcher
 from app.infrastructure.persistence import json_text
 from app.infrastructure.persistence.journal import SqlRunJournal
 from app.infrastructure.persistence.tables import (
@@ -31,10 +29,10 @@ from app.infrastructure.persistence.tables import (
     runs,
     sdk_messages,
 )
-from app.infrastructure.prices import GenaiPriceList
 from app.infrastructure.providers.openai.provider import build_openai_provider
-from app.services.run_requests import RunLimits
-from app.services.runs import RunService
+from app.services.executions import ExecutionLimits
+from app.services.run_log import LogTimes
+from tests.assembly import RunProcess, run_process
 
 CALLER = Caller("acme", "ada")
 USAGE = Usage(requests=1, input_tokens=10, output_tokens=5, total_tokens=15)
@@ -65,15 +63,11 @@ async def note(text: str) -> str:
 
 
 @dataclass
-class Worker:
+class Worker(RunProcess):
     """A running process of the system."""
 
-    runs: RunService
-    journal: SqlRunJournal
-    dispatcher: InProcessDispatcher
-
-    async def say(self, text: str, conversation: str | None = None) -> Any:
-        return await self.runs.run(RunRequest(CALLER, text, conversation_id=conversation))
+    async def say(self, text: str, conversation: str | None = None, *, stream: bool = False) -> Any:
+        return await self.runs.run(RunRequest(CALLER, text, conversation_id=conversation, stream=stream))
 
 
 @asynccontextmanager
@@ -84,27 +78,24 @@ async def working(
     take_over: bool = False,
     journal: SqlRunJournal | None = None,
     agent: Agent[Any] | None = None,
-    finish_timeout_s: float = 30,
+    retry_s: float = 30,
+    grace_s: float = 5,
 ) -> AsyncIterator[Worker]:
     """Run one process of the system over an engine."""
     agent = agent or Agent(name="scribe", model=StatelessModel(), tools=[note])
     provider = build_openai_provider(engine, [agent])
-    journal = journal or SqlRunJournal(engine, lease_s=lease_s)
-    dispatcher = InProcessDispatcher(journal, lease_s=lease_s, poll_s=0.05, max_running=100, take_over=take_over)
-    service = RunService(
-        provider=provider,
-        journal=journal,
-        dispatcher=dispatcher,
-        prices=GenaiPriceList(),
-        clock=SystemClock(),
-        limits=RunLimits(timeout_s=60),
-        finish_timeout_s=finish_timeout_s,
-    )
-    await dispatcher.start(service.execute)
     try:
-        yield Worker(service, journal, dispatcher)
+        async with run_process(
+            engine,
+            provider,
+            lease_s=lease_s,
+            take_over=take_over,
+            journal=journal,
+            execution=ExecutionLimits(timeout_s=60, log=LogTimes(retry_s=retry_s)),
+            grace_s=grace_s,
+        ) as process:
+            yield Worker(**vars(process))
     finally:
-        await dispatcher.stop(5)
         await provider.aclose()
 
 

@@ -17,18 +17,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.domain.models.conversations import Caller, Item, Message
 from app.domain.models.events import RunEvent
 from app.domain.models.runs import RunOptions, RunRequest, RunResult
-from app.infrastructure.clock import SystemClock
-from app.infrastructure.dispatch.in_process import InProcessDispatcher
 from app.infrastructure.persistence.conversations import SqlConversationStore
-from app.infrastructure.persistence.journal import SqlRunJournal
 from app.infrastructure.persistence.tables import run_steps, run_usage
 from app.infrastructure.persistence.tables import runs as run_rows
-from app.infrastructure.prices import GenaiPriceList
 from app.infrastructure.providers.openai.context import ContextFactory
 from app.infrastructure.providers.openai.endpoint import EndpointOptions
 from app.infrastructure.providers.openai.provider import OpenAIAgentProvider, ProviderOptions, build_openai_provider
+from app.services.executions import ExecutionLimits
 from app.services.run_requests import RunLimits
 from app.services.runs import RunHandle, RunService
+from tests.assembly import run_process
 from tests.fakes.openai import FakeOpenAI
 
 CALLER = Caller("acme", "ada")
@@ -83,7 +81,7 @@ class Served:
         return await self.ended(handle)
 
     async def ended(self, handle: RunHandle) -> Ran:
-        events = [one.event async for batch in handle.events(0) for one in batch]
+        events = [one.event async for batch in handle.events(0) for one in batch.events]
         return Ran(await handle.result(), events)
 
     async def steps(self, run_id: str) -> list[Any]:
@@ -118,6 +116,7 @@ async def serving(
     tools: Mapping[str, Callable[..., Any]] | None = None,
     context_factory: ContextFactory | None = None,
     limits: RunLimits | None = None,
+    execution: ExecutionLimits | None = None,
 ) -> AsyncIterator[Served]:
     """Serve agents from one process; at the end every run must have ended."""
     conversations = SqlConversationStore(engine)
@@ -131,21 +130,12 @@ async def serving(
         context_factory=context_factory,
     )
     await provider.start()
-    journal = SqlRunJournal(engine, lease_s=30)
-    dispatcher = InProcessDispatcher(journal, lease_s=30, poll_s=0.05, max_running=20, take_over=False)
-    runs = RunService(
-        provider=provider,
-        journal=journal,
-        dispatcher=dispatcher,
-        prices=GenaiPriceList(),
-        clock=SystemClock(),
-        limits=limits or RunLimits(timeout_s=20),
-    )
-    await dispatcher.start(runs.execute)
     try:
-        yield Served(provider, runs, conversations, engine)
+        async with run_process(
+            engine, provider, lease_s=30, limits=limits, execution=execution or ExecutionLimits(timeout_s=20)
+        ) as process:
+            yield Served(provider, process.runs, conversations, engine)
     finally:
-        await dispatcher.stop(5)
         await provider.aclose()
 
 
