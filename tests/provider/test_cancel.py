@@ -44,7 +44,7 @@ async def test_in_a_streamed_model_call(serve: Any, fake: FakeOpenAI, api: str, 
 
     async def some_text() -> None:
         async for batch in served.handles[-1].events(0):
-            if any(one.event.type == "text.delta" for one in batch):
+            if any(one.event.type == "text.delta" for one in batch.events):
                 return
 
     ran = await stopped(served, "count to ten", some_text, reason, stream=True)

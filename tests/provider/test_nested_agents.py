@@ -34,7 +34,7 @@ async def test_the_reader_sees_a_nested_delta_before_the_nested_run_ends(serve: 
     handle = await served.start("go", stream=True)
     seen: list[Any] = []
     async for batch in handle.events(0):
-        seen += [one.event for one in batch]
+        seen += [one.event for one in batch.events]
         halfway = any(isinstance(event, TextDelta) and event.delta == "half an " for event in seen)
         if halfway and not gate.open.is_set():
             assert not any(isinstance(event, ToolOutput) for event in seen)

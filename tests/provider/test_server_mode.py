@@ -139,7 +139,7 @@ async def test_calls_that_a_failed_run_left_open_are_answered_by_the_next(serve:
     await asyncio.wait_for(gate.reached.wait(), 5)
     async with aclosing(handle.events(0)) as batches:  # the other tool has ended
         async for batch in batches:
-            if any(isinstance(one.event, ToolOutput) for one in batch):
+            if any(isinstance(one.event, ToolOutput) for one in batch.events):
                 break
     served.runs.cancel(CALLER, handle.run_id)
     ran = await served.ended(handle)

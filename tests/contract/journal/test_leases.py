@@ -60,7 +60,7 @@ class Watched(SqlRunJournal):
 
 
 async def read_all(handle: RunHandle) -> list[Any]:
-    return [one.event async for batch in handle.events(0) for one in batch]
+    return [one.event async for batch in handle.events(0) for one in batch.events]
 
 
 async def test_a_long_run_keeps_its_lease(engine: AsyncEngine) -> None:
@@ -106,7 +106,7 @@ async def test_cancelling_a_run_records_what_it_did(engine: AsyncEngine) -> None
         await gate.reached.wait()
         assert worker.runs.cancel(CALLER, handle.run_id)
         result = await handle.result()
-        events = [one.event async for batch in handle.events(0) for one in batch]
+        events = [one.event async for batch in handle.events(0) for one in batch.events]
         assert not worker.runs.cancel(CALLER, handle.run_id)
         assert (await worker.say("two", handle.conversation_id)).output == "re: two"
     assert result.status is RunStatus.CANCELLED

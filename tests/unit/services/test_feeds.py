@@ -5,7 +5,7 @@ import pytest
 from app.domain.errors import LeaseLost
 from app.domain.models.events import RunCancelled, SequencedEvent, TextDelta
 from app.domain.models.usage import TokenUsage
-from app.services.feeds import RunFeed
+from app.services.feeds import FEW_READERS, KEPT_EVENTS, RunFeed
 
 
 def delta(text: str) -> TextDelta:
@@ -17,7 +17,7 @@ def terminal(number: int) -> SequencedEvent:
 
 
 async def read(feed: RunFeed, after: int = 0) -> list[int]:
-    return [event.sequence async for batch in feed.read(after) for event in batch]
+    return [event.sequence async for batch in feed.read(after) for event in batch.events]
 
 
 async def test_every_reader_gets_every_event_whenever_it_comes() -> None:
@@ -40,7 +40,7 @@ async def test_a_reader_that_leaves_or_never_reads_holds_up_nothing() -> None:
     feed = RunFeed()
     leaving = feed.read()
     feed.publish(delta("a"))
-    assert [event.sequence for event in await anext(leaving)] == [1]
+    assert [event.sequence for event in (await anext(leaving)).events] == [1]
     await leaving.aclose()
     for _ in range(1000):
         feed.publish(delta("x"))
@@ -53,7 +53,7 @@ async def test_events_that_came_together_are_read_together() -> None:
     reading = feed.read()
     for text in "abc":
         feed.publish(delta(text))
-    assert len(await anext(reading)) == 3
+    assert len((await anext(reading)).events) == 3
     await reading.aclose()
 
 
@@ -66,7 +66,7 @@ async def test_a_feed_that_failed_raises_after_its_events() -> None:
     feed.fail(LeaseLost("gone"))
     with pytest.raises(LeaseLost):
         async for batch in feed.read():
-            seen += batch
+            seen += batch.events
     assert len(seen) == 1
     with pytest.raises(LeaseLost):
         await reading
@@ -82,3 +82,44 @@ async def test_a_cancelled_reader_is_forgotten() -> None:
     feed.publish(delta("a"))
     feed.close(terminal(2))
     assert await read(feed) == [1, 2]
+
+
+async def test_a_reader_is_told_how_far_the_record_goes() -> None:
+    feed = RunFeed(last_sequence=7)
+    reading = feed.read(7)
+    feed.publish(delta("a"))
+    feed.publish(delta("b"))
+    early = await anext(reading)
+    assert ([one.sequence for one in early.events], early.recorded) == ([8, 9], 7)
+    feed.mark_recorded(9)
+    confirmed = await anext(reading)
+    assert (confirmed.events, confirmed.recorded) == ([], 9)
+    feed.publish(delta("c"))
+    feed.mark_recorded(10)
+    both = await anext(reading)
+    assert ([one.sequence for one in both.events], both.recorded) == ([10], 10)
+    await reading.aclose()
+
+
+async def test_what_is_recorded_leaves_the_memory_and_a_reader_that_is_behind_stops() -> None:
+    feed = RunFeed()
+    slow = feed.read()
+    feed.publish(delta("first"))
+    assert len((await anext(slow)).events) == 1
+    for _ in range(2 * KEPT_EVENTS):
+        feed.publish(delta("x"))
+    feed.mark_recorded(feed.last_sequence)
+    assert not feed.holds(1)
+    assert feed.holds(feed.last_sequence - KEPT_EVENTS)
+    assert [batch async for batch in slow] == []  # it goes on with the log
+    assert [one.sequence for one in feed.since(feed.last_sequence - 1)] == [2 * KEPT_EVENTS + 1]
+
+
+async def test_many_readers_are_woken_together() -> None:
+    feed = RunFeed()
+    readers = [asyncio.create_task(read(feed)) for _ in range(FEW_READERS + 1)]
+    await asyncio.sleep(0)
+    for text in "abc":
+        feed.publish(delta(text))
+    feed.close(terminal(4))
+    assert await asyncio.gather(*readers) == [[1, 2, 3, 4]] * len(readers)
