@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     Column,
+    Integer,
     MetaData,
     Select,
     String,
@@ -19,6 +20,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    null,
     or_,
     select,
     update,
@@ -27,7 +29,17 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from app.infrastructure.persistence.clock_sql import now_ms, session_clock
 from app.infrastructure.persistence.run_rows import JOURNAL_VERSION
-from app.infrastructure.persistence.tables import completion_events, conversations, runs, sdk_messages, sdk_sessions
+from app.infrastructure.persistence.tables import (
+    UtcDateTime,
+    completion_events,
+    conversations,
+    run_approvals,
+    run_steps,
+    run_usage,
+    runs,
+    sdk_messages,
+    sdk_sessions,
+)
 
 UNFINISHED = ("queued", "running", "waiting")
 
@@ -72,10 +84,11 @@ def _insert_run() -> Any:
         "stream",
         "history_items",
         "owner",
-        "fence",
         "attempts",
         "journal_version",
         "created_at",
+        "idempotency_key",
+        "request_hash",
     )
     busy = (
         select(literal(1))
@@ -84,9 +97,13 @@ def _insert_run() -> Any:
         .exists()
     )
     status = case((busy, literal("queued", String)), else_=literal("running", String))
+    # A queued run has not been claimed yet: its first claim is number 1.
+    fence = case((busy, literal(0, Integer)), else_=literal(1, Integer))
+    started_at = case((busy, literal(None, UtcDateTime)), else_=bindparam("created_at", type_=UtcDateTime))
     values = [bindparam(name, type_=runs.c[name].type).label(name) for name in plain]
-    source = select(*values, status, now_ms() + bindparam("lease_ms", type_=BigInteger))
-    return insert(runs).from_select([*plain, "status", "lease_until_ms"], source).returning(runs.c.status)
+    source = select(*values, status, fence, started_at, now_ms() + bindparam("lease_ms", type_=BigInteger))
+    columns = [*plain, "status", "fence", "started_at", "lease_until_ms"]
+    return insert(runs).from_select(columns, source).returning(runs.c.status)
 
 
 INSERT_RUN = _insert_run()
@@ -99,9 +116,37 @@ LATEST_ITEMS = (
 )
 
 
-def _claimable(*, own_conversations_only: bool) -> Select[Any]:
+INTERRUPT = (
+    update(runs)
+    .where(
+        runs.c.conversation_id == bindparam("conversation"),
+        runs.c.status.in_(UNFINISHED),
+        runs.c.position < bindparam("before"),
+    )
+    .values(
+        cancel_reason=func.coalesce(runs.c.cancel_reason, "interrupted"),
+        # Nobody holds a waiting run, so somebody must claim it to close it.
+        status=case((runs.c.status == "waiting", "queued"), else_=runs.c.status),
+        owner=case((runs.c.status == "waiting", null()), else_=runs.c.owner),
+        lease_until_ms=case((runs.c.status == "waiting", 0), else_=runs.c.lease_until_ms),
+        result=null(),
+    )
+    .returning(runs.c.id)
+)
+
+WITH_SESSION = select(runs, conversations.c.sdk_session_id, conversations.c.provider_conversation_id).join(
+    conversations, conversations.c.id == runs.c.conversation_id
+)
+
+KEYED = WITH_SESSION.where(
+    runs.c.organization_id == bindparam("organization"), runs.c.idempotency_key == bindparam("key")
+)
+
+
+def _claimable() -> Select[Any, Any]:
     mine = and_(runs.c.status == "queued", runs.c.owner == bindparam("owner"))
-    lost = runs.c.lease_until_ms < now_ms()
+    # Handed back, lost, or waiting for longer than its approvals are kept open.
+    unheld = runs.c.lease_until_ms < now_ms()
     blocked = (
         select(literal(1))
         .select_from(_earlier)
@@ -112,11 +157,11 @@ def _claimable(*, own_conversations_only: bool) -> Select[Any]:
         )
         .exists()
     )
-    statement = (
-        select(runs.c.id)
+    return (
+        select(runs.c.id, runs.c.status)
         .where(
-            runs.c.status.in_(("queued", "running")),
-            or_(mine, lost),
+            runs.c.status.in_(UNFINISHED),
+            or_(mine, unheld),
             runs.c.journal_version <= JOURNAL_VERSION,
             ~blocked,
         )
@@ -124,41 +169,110 @@ def _claimable(*, own_conversations_only: bool) -> Select[Any]:
         .limit(1)
         .with_for_update(skip_locked=True, of=runs)
     )
-    if own_conversations_only:
-        own = select(_earlier.c.conversation_id).where(
-            _earlier.c.owner == bindparam("owner"), _earlier.c.status == "queued"
-        )
-        statement = statement.where(runs.c.conversation_id.in_(own))
-    return statement
 
 
-CLAIMABLE = _claimable(own_conversations_only=False)
-CLAIMABLE_FOR_OWN = _claimable(own_conversations_only=True)
+CLAIMABLE = _claimable()
+CLAIMABLE_RUN = CLAIMABLE.where(runs.c.id == bindparam("run"))
+CLAIMABLE_FOR_OWN = CLAIMABLE.where(
+    runs.c.conversation_id.in_(
+        select(_earlier.c.conversation_id).where(_earlier.c.owner == bindparam("owner"), _earlier.c.status == "queued")
+    )
+)
 
 CLAIM = (
     update(runs)
     .where(runs.c.id == bindparam("run"))
     .values(
-        # A queued run has not been executed yet: its first claim is its first attempt.
+        # Only a lost owner counts: neither the queue, nor a hand-back, nor the wait for a person does.
         attempts=case((runs.c.status == "running", runs.c.attempts + 1), else_=runs.c.attempts),
         status="running",
         owner=bindparam("owner"),
         fence=runs.c.fence + 1,
         lease_until_ms=now_ms() + bindparam("lease_ms", type_=BigInteger),
+        started_at=func.coalesce(runs.c.started_at, bindparam("now", type_=UtcDateTime)),
+        result=null(),
     )
 )
 
-CLAIMED = (
-    select(runs, conversations.c.sdk_session_id, conversations.c.provider_conversation_id)
-    .join(conversations, conversations.c.id == runs.c.conversation_id)
-    .where(runs.c.id == bindparam("run"))
+CLAIMED = WITH_SESSION.where(runs.c.id == bindparam("run"))
+
+EXPIRE_APPROVALS = (
+    update(run_approvals)
+    .where(run_approvals.c.run_id == bindparam("run"), run_approvals.c.state == "pending")
+    .values(state="expired", decided_at=bindparam("now", type_=UtcDateTime))
+)
+
+STEPS = select(run_steps).where(run_steps.c.run_id == bindparam("run"))
+USAGE = select(run_usage).where(run_usage.c.run_id == bindparam("run")).order_by(run_usage.c.created_at)
+APPROVALS = (
+    select(run_approvals, runs.c.conversation_id, runs.c.status)
+    .join(runs, runs.c.id == run_approvals.c.run_id)
+    .where(run_approvals.c.run_id == bindparam("run"))
+    .order_by(run_approvals.c.position)
 )
 
 RENEW = (
     update(runs)
-    .where(runs.c.owner == bindparam("holder"), runs.c.status.in_(("queued", "running")))
+    .where(
+        runs.c.owner == bindparam("holder"),
+        runs.c.id.in_(bindparam("held", expanding=True)),
+        runs.c.status.in_(("queued", "running")),
+    )
     .values(lease_until_ms=now_ms() + bindparam("lease_ms", type_=BigInteger))
-    .returning(runs.c.id, runs.c.status)
+    .returning(runs.c.id, runs.c.cancel_reason)
+)
+
+HAND_BACK_QUEUED = (
+    update(runs)
+    .where(runs.c.owner == bindparam("holder"), runs.c.status == "queued")
+    .values(owner=null(), lease_until_ms=0)
+)
+
+_HELD = and_(runs.c.id == bindparam("run"), runs.c.fence == bindparam("held_fence"), runs.c.status == "running")
+_AS_EXPECTED = or_(
+    bindparam("expected", type_=Integer).is_(None), runs.c.last_sequence == bindparam("expected", type_=Integer)
+)
+
+RECORD = (
+    update(runs)
+    .where(_HELD, _AS_EXPECTED)
+    .values(
+        last_sequence=func.coalesce(bindparam("last", type_=Integer), runs.c.last_sequence),
+        lease_until_ms=now_ms() + bindparam("lease_ms", type_=BigInteger),
+    )
+    .returning(runs.c.cancel_reason)
+)
+
+HAND_BACK = (
+    update(runs)
+    .where(_HELD, _AS_EXPECTED)
+    .values(
+        last_sequence=func.coalesce(bindparam("last", type_=Integer), runs.c.last_sequence),
+        status="queued",
+        owner=null(),
+        lease_until_ms=0,
+    )
+    .returning(runs.c.cancel_reason)
+)
+
+PARK = (
+    update(runs)
+    .where(_HELD, _AS_EXPECTED)
+    .values(
+        last_sequence=func.coalesce(bindparam("last", type_=Integer), runs.c.last_sequence),
+        # Someone who asked for the end while the run was on its way here must not wait for the approvals.
+        status=case((runs.c.cancel_reason.is_(None), "waiting"), else_="queued"),
+        owner=null(),
+        lease_until_ms=case(
+            (runs.c.cancel_reason.is_(None), now_ms() + bindparam("expires_ms", type_=BigInteger)), else_=0
+        ),
+        result=bindparam("result", type_=runs.c.result.type),
+    )
+    .returning(runs.c.cancel_reason)
+)
+
+STANDING = select(runs.c.status, runs.c.fence, runs.c.last_sequence, runs.c.cancel_reason).where(
+    runs.c.id == bindparam("run")
 )
 
 CLOSE_CONVERSATION = (
@@ -176,7 +290,7 @@ CLOSE_CONVERSATION = (
 
 FINISH = (
     update(runs)
-    .where(runs.c.id == bindparam("run"), runs.c.fence == bindparam("held_fence"), runs.c.status == "running")
+    .where(_HELD, _AS_EXPECTED)
     .values(
         {
             name: bindparam(name, type_=runs.c[name].type)

@@ -9,12 +9,24 @@ from typing import Any
 import msgspec
 from sqlalchemy import Row
 
+from app.domain.models.approvals import Approval, ApprovalRequest
 from app.domain.models.conversations import Caller, Item
-from app.domain.models.runs import NewRun, Run, RunOptions, RunRecord, RunResult
-from app.domain.models.usage import CallUsage
+from app.domain.models.runs import (
+    FINAL_STATUSES,
+    CompletionEvent,
+    NewRun,
+    Run,
+    RunOptions,
+    RunRecord,
+    RunResult,
+    RunStatus,
+    RunSummary,
+    Step,
+)
+from app.domain.models.usage import CallUsage, Price, TokenUsage
 from app.infrastructure.persistence import json_text
 
-JOURNAL_VERSION = 1
+JOURNAL_VERSION = 2
 """Raised when the meaning of journal rows changes; a worker leaves runs of a newer version alone."""
 
 # PostgreSQL's text has no NUL, and UTF-8 no lone surrogates; the SDK's history keeps both, escaped.
@@ -80,7 +92,7 @@ def new_run(new: NewRun, conversation: Row[*tuple[Any, ...]], now: datetime) -> 
     )
 
 
-def new_run_values(run: Run, history_items: int) -> dict[str, Any]:
+def new_run_values(run: Run, new: NewRun) -> dict[str, Any]:
     """Return the columns of a new run that do not depend on its place in the queue."""
     return {
         "id": run.id,
@@ -93,11 +105,12 @@ def new_run_values(run: Run, history_items: int) -> dict[str, Any]:
         "input": list(run.input),
         "options": stored_options(run.options),
         "stream": run.stream,
-        "history_items": history_items,
-        "fence": run.fence,
+        "history_items": new.history_items,
         "attempts": run.attempts,
         "journal_version": JOURNAL_VERSION,
         "created_at": run.created_at,
+        "idempotency_key": new.idempotency_key,
+        "request_hash": new.request_hash,
     }
 
 
@@ -129,11 +142,11 @@ def finished_values(record: RunRecord) -> dict[str, Any]:
         "last_agent": short_text(result.agent, 64),
         "owner": None,
         "lease_until_ms": None,
-        "result": msgspec.to_builtins(result),
+        "result": stored_result(result),
         "error_code": result.error.code if result.error else None,
         "spans": list(record.spans) or None,
         "trace_id": result.trace_id,
-        "last_sequence": record.events[-1].sequence if record.events else 0,
+        "last_sequence": record.rest.events[-1].sequence,
         "requests": result.usage.requests,
         "input_tokens": result.usage.input_tokens,
         "cached_tokens": result.usage.cached_tokens,
@@ -142,7 +155,13 @@ def finished_values(record: RunRecord) -> dict[str, Any]:
         "cost_usd": result.cost_usd,
         "started_at": result.timings.started_at,
         "finished_at": result.timings.finished_at,
+        "expected": record.rest.events[0].sequence - 1,
     }
+
+
+def stored_result(result: RunResult) -> dict[str, Any]:
+    """Return a result as JSON values."""
+    return msgspec.to_builtins(result)
 
 
 def result_of(stored: Mapping[str, Any]) -> RunResult:
@@ -167,11 +186,11 @@ def message_rows(record: RunRecord, conversation_id: str, last_position: int) ->
     ]
 
 
-def step_rows(record: RunRecord) -> list[dict[str, Any]]:
+def step_rows(run_id: str, steps: Sequence[Step]) -> list[dict[str, Any]]:
     """Return rows of `agent_run_steps`."""
     return [
         {
-            "run_id": record.result.run_id,
+            "run_id": run_id,
             "step": short_text(step.key),
             "kind": step.kind,
             "name": short_text(step.name),
@@ -183,11 +202,85 @@ def step_rows(record: RunRecord) -> list[dict[str, Any]]:
             "started_at": step.started_at,
             "duration_ms": step.duration_ms,
         }
-        for step in record.steps
+        for step in steps
     ]
 
 
-def usage_rows(run: Run, calls: tuple[CallUsage, ...]) -> list[dict[str, Any]]:
+def step_of(row: Row[*tuple[Any, ...]]) -> Step:
+    """Return the step of a row."""
+    return Step(
+        key=row.step,
+        kind=row.kind,
+        name=row.name,
+        agent=row.agent,
+        state=row.state,
+        request_hash=row.request_hash,
+        result=row.result,
+        response_id=row.response_id,
+        started_at=row.started_at,
+        duration_ms=row.duration_ms,
+    )
+
+
+def approval_rows(record: RunRecord, now: datetime, expires_at: datetime) -> list[dict[str, Any]]:
+    """Return rows of `agent_run_approvals`, undecided."""
+    return [
+        {
+            "run_id": record.result.run_id,
+            "step": short_text(request.step),
+            "position": record.rest.events[-1].sequence + position,
+            "call_id": short_text(request.call_id),
+            "tool": short_text(request.tool),
+            "arguments": plain_text(request.arguments),
+            "agent": short_text(request.agent),
+            "scope": short_text(request.scope),
+            "state": "pending",
+            "always": False,
+            "requested_at": now,
+            "expires_at": expires_at,
+        }
+        for position, request in enumerate(record.result.approvals)
+    ]
+
+
+def approval_of(row: Row[*tuple[Any, ...]]) -> Approval:
+    """Return the approval of a row joined with its run's conversation and status.
+
+    What was never decided of a run that has ended can be decided no more.
+    """
+    over = row.state == "pending" and RunStatus(row.status) in FINAL_STATUSES
+    return Approval(
+        run_id=row.run_id,
+        conversation_id=row.conversation_id,
+        request=ApprovalRequest(row.step, row.call_id, row.tool, row.arguments, row.agent, row.scope),
+        state="expired" if over else row.state,
+        always=row.always,
+        message=row.message,
+        decided_by=row.decided_by,
+        requested_at=row.requested_at,
+        expires_at=row.expires_at if row.state == "pending" and not over else None,
+        decided_at=row.decided_at,
+    )
+
+
+def summary_of(row: Row[*tuple[Any, ...]]) -> RunSummary:
+    """Return the summary of a row of `agent_runs`."""
+    return RunSummary(
+        id=row.id,
+        conversation_id=row.conversation_id,
+        agent=row.last_agent or row.agent,
+        status=RunStatus(row.status),
+        attempts=row.attempts,
+        owner=row.owner,
+        cancel_reason=row.cancel_reason,
+        error_code=row.error_code,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+    )
+
+
+def usage_rows(run: Run, calls: Sequence[CallUsage]) -> list[dict[str, Any]]:
     """Return rows of `agent_run_usage`."""
     return [
         {
@@ -217,9 +310,32 @@ def usage_rows(run: Run, calls: tuple[CallUsage, ...]) -> list[dict[str, Any]]:
     ]
 
 
-def completion_row(record: RunRecord) -> dict[str, Any]:
+def call_of(row: Row[*tuple[Any, ...]]) -> CallUsage:
+    """Return the metered call of a row of `agent_run_usage`."""
+    return CallUsage(
+        step=row.step,
+        agent=row.agent,
+        model=row.model,
+        outcome=row.outcome,
+        accuracy=row.accuracy,
+        tokens=TokenUsage(
+            requests=row.requests,
+            input_tokens=row.input_tokens,
+            cached_tokens=row.cached_tokens,
+            cache_write_tokens=row.cache_write_tokens,
+            output_tokens=row.output_tokens,
+            reasoning_tokens=row.reasoning_tokens,
+        ),
+        started_at=row.created_at,
+        latency_ms=row.latency_ms,
+        first_token_ms=row.first_token_ms,
+        response_id=row.response_id,
+        price=None if row.cost_usd is None else Price(row.cost_usd, row.price_version or ""),
+    )
+
+
+def completion_row(event: CompletionEvent) -> dict[str, Any]:
     """Return the row of `completion_events`."""
-    event = record.completion
     return {
         "id": event.id,
         "type": event.type,

@@ -187,7 +187,6 @@ runs = Table(
     Column("lease_until_ms", BigInteger),
     Column("attempts", Integer, nullable=False),
     Column("journal_version", Integer, nullable=False),
-    Column("cancel_requested", Boolean, nullable=False, server_default=text("false")),
     Column("result", JsonText),
     Column("error_code", String(64)),
     Column("spans", JsonText),
@@ -202,6 +201,9 @@ runs = Table(
     _timestamp("created_at"),
     _timestamp("started_at", nullable=True),
     _timestamp("finished_at", nullable=True),
+    Column("cancel_reason", String(16)),
+    Column("idempotency_key", String(255)),
+    Column("request_hash", String(64)),
     UniqueConstraint("conversation_id", "position"),
     Index(
         "uq_agent_runs_one_running_per_conversation",
@@ -218,6 +220,22 @@ runs = Table(
         postgresql_where=text("status in ('queued', 'running', 'waiting')"),
     ),
     Index(None, "agent", "created_at"),
+    Index(
+        "uq_agent_runs_idempotency_key",
+        "organization_id",
+        "idempotency_key",
+        unique=True,
+        sqlite_where=text("idempotency_key IS NOT NULL"),
+        postgresql_where=text("idempotency_key IS NOT NULL"),
+    ),
+    Index(None, "organization_id", "id"),
+    Index(
+        "ix_agent_runs_lease",
+        "lease_until_ms",
+        sqlite_where=text("status in ('queued', 'running', 'waiting')"),
+        postgresql_where=text("status in ('queued', 'running', 'waiting')"),
+    ),
+    Index(None, "finished_at"),
 )
 
 run_steps = Table(
@@ -234,6 +252,26 @@ run_steps = Table(
     Column("response_id", String(255)),
     _timestamp("started_at"),
     Column("duration_ms", Integer, nullable=False),
+)
+
+run_approvals = Table(
+    "agent_run_approvals",
+    metadata,
+    Column("run_id", ForeignKey("agent_runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("step", String(255), primary_key=True),
+    Column("position", Integer, nullable=False),
+    Column("call_id", String(255), nullable=False),
+    Column("tool", String(255), nullable=False),
+    Column("arguments", Text, nullable=False),
+    Column("agent", String(255), nullable=False),
+    Column("scope", String(255), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("always", Boolean, nullable=False),
+    Column("message", Text),
+    Column("decided_by", String(255)),
+    _timestamp("requested_at"),
+    _timestamp("expires_at", nullable=True),
+    _timestamp("decided_at", nullable=True),
 )
 
 # A row holds the events first_sequence..sequence: one row an event would make a streamed answer hundreds of rows.
