@@ -21,12 +21,21 @@ from app.api.errors import (
 from app.api.loopback import check_bind
 from app.api.middleware import JsonBodies, LocalOnly, RequestContext
 from app.api.openapi import describe
-from app.api.routes import catalog, chat, conversations, health, runs, sessions
+from app.api.routes import approvals, catalog, chat, conversations, health, runs, sessions
+from app.api.sse import EventStreams
 from app.bootstrap import AgentSource, ContextFactory, open_container
 from app.domain.errors import AppError
 from app.settings import Settings, load_settings
 
-ROUTERS = (health.router, sessions.router, chat.router, runs.router, conversations.router, catalog.router)
+ROUTERS = (
+    health.router,
+    sessions.router,
+    chat.router,
+    runs.router,
+    approvals.router,
+    conversations.router,
+    catalog.router,
+)
 DESCRIPTION = (
     "OpenAI Agents SDK agents as a service: durable sessions, accounted runs, streamed. "
     'Every error is `{"error": {"message", "type", "param", "code"}}`; every reply carries `x-request-id`.'
@@ -74,6 +83,8 @@ def create_app(
         async with open_system() as container:
             app.state.container = container
             yield
+            # A server that waits for open replies first must have done this by then; see `stop_streams`.
+            app.state.streams.stop()
             del app.state.container
 
     app = FastAPI(
@@ -99,7 +110,18 @@ def create_app(
             RequestValidationError: handle_validation_error,
         },
     )
+    app.state.streams = EventStreams(settings.server)
     for router in ROUTERS:
         app.include_router(router)
     app.openapi = partial(describe, app)
     return app
+
+
+def stop_streams(app: FastAPI) -> None:
+    """End the open event streams of an application of ours; a server calls it as soon as it begins to stop.
+
+    Servers wait for open replies before they end the lifespan, and a stream is as long as its run: without this call
+    the time to stop is spent on streams, before the runs get theirs. Their clients come again, here or elsewhere, and
+    lose nothing. Call it in the event loop.
+    """
+    app.state.streams.stop()

@@ -1,10 +1,11 @@
-"""What routes ask for: the running system, and whom a request is made for."""
+"""What routes ask for: the running system, its open streams, and whom a request is made for."""
 
 from typing import Annotated
 
 from fastapi import Depends, Header, Query, Request
 
 from app.api.errors import HttpError
+from app.api.sse import EventStreams
 from app.bootstrap import Container
 from app.domain.models.conversations import Caller
 
@@ -19,6 +20,16 @@ async def container_of(request: Request) -> Container:
 
 
 Running = Annotated[Container, Depends(container_of)]
+
+
+async def streams_of(request: Request) -> EventStreams:
+    """Return the event streams of the application."""
+    streams = request.app.state.streams
+    assert isinstance(streams, EventStreams)
+    return streams
+
+
+Streaming = Annotated[EventStreams, Depends(streams_of)]
 
 
 async def caller_of(

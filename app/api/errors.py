@@ -43,6 +43,7 @@ HTTP_ERRORS: Final[Mapping[type[errors.AppError], HttpStatus]] = {
     errors.ConversationNotFound: HttpStatus(404, _INVALID),
     errors.RunNotFound: HttpStatus(404, _INVALID),
     errors.SessionNotFound: HttpStatus(404, _INVALID),
+    errors.RunConflict: HttpStatus(409, _INVALID),
     # The model's endpoint failed, or refused us (its 401 is our key, not the caller's): we are a gateway to it.
     errors.ProviderError: HttpStatus(502, _SERVER),
     errors.ProviderTimeout: HttpStatus(504, _SERVER),
@@ -51,8 +52,10 @@ HTTP_ERRORS: Final[Mapping[type[errors.AppError], HttpStatus]] = {
     # The run ended badly. A limit or a guardrail did its work on this input: 400, since another input may pass.
     errors.TurnLimitReached: HttpStatus(400, _INVALID),
     errors.GuardrailTripped: HttpStatus(400, _INVALID),
-    # The agent's code, a tool or an unusable answer: nothing the caller sent is known to be wrong.
+    # The agent's code (or a change of it under the run), a tool or an unusable answer: nothing the caller sent is
+    # known to be wrong.
     errors.AgentFailed: HttpStatus(500, _SERVER),
+    errors.ReplayMismatch: HttpStatus(500, _SERVER),
     errors.RunError: HttpStatus(500, _SERVER),
     errors.RunCancelled: HttpStatus(409, _INVALID),
     errors.LeaseLost: HttpStatus(409, _INVALID),
@@ -61,22 +64,21 @@ HTTP_ERRORS: Final[Mapping[type[errors.AppError], HttpStatus]] = {
     errors.ConfigurationError: HttpStatus(500, _SERVER),
 }
 
-# Who stopped a run decides what its caller is told; all four share the code `run_cancelled` in our rows.
+# Who stopped a run decides what its caller is told; they all share the code `run_cancelled` in our rows.
 _STOPPED: Final[Mapping[str, HttpStatus]] = {
     "user": HTTP_ERRORS[errors.RunCancelled],
     "timeout": HttpStatus(504, _SERVER, code="run_timeout"),
-    "shutdown": HttpStatus(503, _SERVER, code="run_interrupted", retry_after_s=1),
+    # By a newer input of the same conversation: someone wanted it so, as with `user`.
+    "interrupted": HTTP_ERRORS[errors.RunCancelled],
     "process_lost": HttpStatus(503, _SERVER, code="run_interrupted", retry_after_s=1),
 }
 
-_BY_CODE: Final[Mapping[str, HttpStatus]] = {
-    **{kind.code: entry for kind, entry in HTTP_ERRORS.items()},
-    # Ends of a run that no class of ours stands for.
-    "approval_required": HttpStatus(501, _SERVER),
-}
+_BY_CODE: Final[Mapping[str, HttpStatus]] = {kind.code: entry for kind, entry in HTTP_ERRORS.items()}
 
 API_PARAMS: Final[Mapping[str, str]] = {
     "input": "message",
+    "idempotency_key": "Idempotency-Key",
+    "on_busy": "options.onBusy",
     "organization_id": "tenantId",
     "query": "q",
     **{
@@ -144,7 +146,8 @@ def body_of(error: errors.AppError) -> ErrorBody:
     """Return the envelope's inside for one of our errors."""
     entry = status_of(error)
     param = error.param if isinstance(error, errors.RequestError) else None
-    return ErrorBody(error.public_message, entry.type, param and _wire_param(param), entry.code or error.code)
+    code = error.reason if isinstance(error, errors.RunConflict) else entry.code or error.code
+    return ErrorBody(error.public_message, entry.type, param and _wire_param(param), code)
 
 
 def body_of_end(info: ErrorInfo) -> ErrorBody:

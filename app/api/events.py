@@ -7,7 +7,7 @@ from typing import Any, Final, get_args
 from app.api.errors import body_of_end
 from app.api.json_replies import camel_case, encode
 from app.api.run_replies import usage_reply
-from app.domain.models.events import RunCancelled, RunCompleted, RunEvent, RunFailed, UsageReported
+from app.domain.models.events import RunCancelled, RunCompleted, RunEvent, RunFailed, SequencedEvent, UsageReported
 from app.domain.models.runs import ErrorInfo
 
 _NESTED: Final = frozenset({"tokens", "cost_usd", "code", "details"})
@@ -27,10 +27,11 @@ _FIELDS: Final[Mapping[type[RunEvent], tuple[tuple[str, str], ...]]] = {
 _NESTING: Final = frozenset({UsageReported, RunCompleted, RunCancelled, RunFailed})
 
 
-def event_json(event: RunEvent) -> bytes:
-    """Return an event as one line of JSON; `type` comes first."""
+def event_json(item: SequencedEvent) -> bytes:
+    """Return an event as one line of JSON; `type` and `sequence` come first."""
+    event = item.event
     kind = type(event)
-    values: dict[str, Any] = {"type": kind.type}
+    values: dict[str, Any] = {"type": kind.type, "sequence": item.sequence}
     for name, field in _FIELDS[kind]:
         values[name] = getattr(event, field)
     if kind in _NESTING:

@@ -14,7 +14,7 @@ _STATUSES: Final = {
     400: "A field is missing, unknown, or has a wrong value.",
     401: "No session was named.",
     404: "There is no such thing for this session.",
-    409: "The run was cancelled, or cannot be cancelled here.",
+    409: "The run was cancelled; or the run, conversation or key is not in a state for this. See the code.",
     413: "The body is too large.",
     429: "The model's endpoint is at its limit; see retry-after.",
     500: "The agent's code failed, or ours did.",

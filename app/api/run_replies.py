@@ -1,5 +1,7 @@
-"""Runs as replies: what `/api/chat` and `/api/runs` say about how a run ended."""
+"""Runs as replies: what `/api/chat` and `/api/runs` say about how a run stands or ended."""
 
+from collections.abc import Sequence
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -7,7 +9,8 @@ from msgspec import Struct
 
 from app.api.errors import ErrorBody, body_of_end
 from app.api.json_replies import encode
-from app.domain.models.runs import RunResult
+from app.domain.models.approvals import ApprovalRequest
+from app.domain.models.runs import RunResult, RunStatus, RunSummary
 from app.domain.models.usage import TokenUsage
 
 
@@ -49,14 +52,29 @@ class HandoffReply(Struct, frozen=True, rename="camel"):
     to_agent: str
 
 
+class ApprovalRequestReply(Struct, frozen=True, rename="camel"):
+    """A tool call that waits for a person; decide it at POST /api/runs/{runId}/approvals."""
+
+    call_id: str
+    step: str
+    """The call's path in its run: names the request where a call id occurs twice."""
+    name: str
+    """The tool."""
+    arguments: str
+    """The model's JSON text."""
+    agent: str
+    scope: str
+    """The path of the nested agent it belongs to; empty for the run's own."""
+
+
 class RunReply(Struct, frozen=True, rename="camel"):
-    """How a run ended."""
+    """How a run ended, or what it waits for."""
 
     run_id: str
     conversation_id: str
     agent: str
     """The agent that answered last."""
-    status: Literal["completed", "failed", "cancelled"]
+    status: Literal["completed", "failed", "cancelled", "waiting"]
     output: Any
     """Text, or JSON for a structured output; null unless completed."""
     response: str | None
@@ -71,14 +89,56 @@ class RunReply(Struct, frozen=True, rename="camel"):
     """From the start of execution to the first delta; null for runs that were not streamed."""
     trace_id: str | None
     error: ErrorBody | None
-    """Why the run ended badly; null when completed."""
+    """Why the run ended badly; null otherwise."""
+    approvals: list[ApprovalRequestReply]
+    """What a waiting run waits for; empty otherwise."""
 
 
 class UnfinishedRunReply(Struct, frozen=True, rename="camel"):
-    """A run that has not ended: it runs, or waits for an earlier run of its conversation."""
+    """A run that goes on: it runs, or is queued behind an earlier run of its conversation."""
 
     run_id: str
-    status: Literal["running"] = "running"
+    conversation_id: str
+    status: Literal["queued", "running"]
+
+
+class StartedRunReply(Struct, frozen=True, rename="camel"):
+    """A run that was accepted."""
+
+    run_id: str
+    conversation_id: str
+    status: RunStatus
+    """`queued` or `running` for a new one; any for one that an earlier request with the same key has started."""
+
+
+class RunSummaryReply(Struct, frozen=True, kw_only=True, rename="camel"):
+    """A run in a list."""
+
+    object: Literal["run"] = "run"
+    run_id: str
+    conversation_id: str
+    agent: str
+    """The agent it was started with, or that answered last."""
+    status: RunStatus
+    attempts: int
+    """How many processes were given the run after a lost one, the first included."""
+    cancel_reason: Literal["user", "interrupted"] | None
+    """Who asked for its end; null when nobody has."""
+    error_code: str | None
+    """As the run recorded it; the run itself has the whole error."""
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class RunList(Struct, frozen=True, kw_only=True):
+    """A page of runs, newest first; go on with `after` = `last_id`."""
+
+    object: Literal["list"] = "list"
+    data: list[RunSummaryReply]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
 
 
 def usage_reply(tokens: TokenUsage, cost_usd: Decimal | str | None) -> UsageReply:
@@ -95,15 +155,14 @@ def usage_reply(tokens: TokenUsage, cost_usd: Decimal | str | None) -> UsageRepl
 
 
 def run_reply(result: RunResult) -> RunReply:
-    """Return how a run ended in wire shape."""
-    completed = result.error is None
+    """Return how a run ended, or what it waits for, in wire shape."""
     return RunReply(
         run_id=result.run_id,
         conversation_id=result.conversation_id,
         agent=result.agent,
-        status=result.status.value,  # pyright: ignore[reportArgumentType] - a result's status is final
+        status=result.status.value,  # pyright: ignore[reportArgumentType] - a result is never queued or running
         output=result.output,
-        response=_text(result.output) if completed else None,
+        response=_text(result.output) if result.status is RunStatus.COMPLETED else None,
         usage=usage_reply(result.usage, result.cost_usd),
         tool_calls=[
             ToolCallReply(
@@ -117,6 +176,44 @@ def run_reply(result: RunResult) -> RunReply:
         first_token_ms=result.timings.first_token_ms,
         trace_id=result.trace_id,
         error=None if result.error is None else body_of_end(result.error),
+        approvals=[approval_request_reply(request) for request in result.approvals],
+    )
+
+
+def approval_request_reply(request: ApprovalRequest) -> ApprovalRequestReply:
+    """Return a request for approval in wire shape."""
+    return ApprovalRequestReply(
+        call_id=request.call_id,
+        step=request.step,
+        name=request.tool,
+        arguments=request.arguments,
+        agent=request.agent,
+        scope=request.scope,
+    )
+
+
+def run_list(page: Sequence[RunSummary], *, has_more: bool) -> RunList:
+    """Return a page in wire shape."""
+    return RunList(
+        data=[_summary_reply(run) for run in page],
+        first_id=page[0].id if page else None,
+        last_id=page[-1].id if page else None,
+        has_more=has_more,
+    )
+
+
+def _summary_reply(run: RunSummary) -> RunSummaryReply:
+    return RunSummaryReply(
+        run_id=run.id,
+        conversation_id=run.conversation_id,
+        agent=run.agent,
+        status=run.status,
+        attempts=run.attempts,
+        cancel_reason=run.cancel_reason,
+        error_code=run.error_code,
+        created_at=run.created_at,
+        started_at=run.started_at,
+        finished_at=run.finished_at,
     )
 
 

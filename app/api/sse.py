@@ -2,9 +2,9 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing
-from typing import Final, cast, get_args
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
+from contextlib import aclosing, contextmanager
+from typing import Final, cast
 
 import structlog
 from starlette.requests import ClientDisconnect
@@ -12,25 +12,70 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.api.errors import ErrorBody, ErrorEnvelope, body_of, internal_error_body
-from app.api.events import event_json
+from app.api.frames import BatchFrames, RunFrames
 from app.api.json_replies import encode
 from app.domain.errors import AppError, InvalidInput
-from app.domain.models.events import TERMINAL_TYPES, RunEvent, SequencedEvent
+from app.domain.models.events import STOP_TYPES, EventBatch
 from app.settings import ServerSettings
 
 log = structlog.get_logger(__name__)
 
 KEEP_ALIVE: Final = b": keep-alive\n\n"
-_HEADS: Final[Mapping[type[RunEvent], bytes]] = {
-    kind: f"\nevent: {kind.type}\ndata: ".encode() for kind in get_args(RunEvent)
-}
 _LAST_EVENT_ID: Final = re.compile(r"(?:(run_[0-9a-f]+):)?([0-9]{1,9})")
 
-Batches = AsyncIterator[Sequence[SequencedEvent]]
+Batches = AsyncIterator[EventBatch]
+
+
+class EventStreams:
+    """The event streams of one application: readers of one run share its frames, and all end when it stops."""
+
+    def __init__(self, server: ServerSettings) -> None:
+        """`server` says how often streams write and beat."""
+        self.heartbeat_s: Final = server.heartbeat_s
+        self.gap_s: Final = server.stream_gap_ms / 1000
+        self._runs: dict[str, RunFrames] = {}
+        self._ends: set[asyncio.Future[None]] = set()
+        self._stopped = False
+
+    def open(self, run_id: str, batches: Batches, headers: Mapping[str, str] | None = None) -> "EventStream":
+        """Return a response that tells a run's events; `batches` is closed at its end, whoever ends it."""
+        return EventStream(run_id, batches, self, headers)
+
+    def stop(self) -> None:
+        """End all streams, those that come later at once; their runs go on, and their clients come again.
+
+        Call it in the event loop, as soon as the server begins to stop: it waits for open replies before it stops the
+        application, and a stream ends no earlier than its run.
+        """
+        self._stopped = True
+        for end in self._ends:
+            if not end.done():
+                end.set_result(None)
+
+    @contextmanager
+    def reading(self, run_id: str) -> Generator[tuple[RunFrames, "asyncio.Future[None]"]]:
+        """Count a reader of a run in the block; gives the run's frames, and what is done when the stream must end."""
+        frames = self._runs.setdefault(run_id, RunFrames())
+        frames.readers += 1
+        end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._ends.add(end)
+        if self._stopped:
+            end.set_result(None)
+        try:
+            yield frames, end
+        finally:
+            self._ends.discard(end)
+            frames.readers -= 1
+            if not frames.readers:
+                del self._runs[run_id]
 
 
 class EventStream(Response):
     """Writes batches of a run's events as `id: <run>:<sequence>`, `event: <type>`, `data: <JSON>`.
+
+    An event that is told before it is on disk has no id. Once it is, the next frame moves the client's last event id
+    over it: one with an id of its own, or one that is nothing but an id. So a client that comes again never names a
+    number that another attempt of the run may give to another event.
 
     A batch goes out as one body message, the next one `stream_gap_ms` later at the soonest. After `heartbeat_s` of
     silence a comment does, also while a tool is silent. A client that leaves ends the reading only; the run goes on.
@@ -41,47 +86,57 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, run_id: str, batches: Batches, server: ServerSettings, headers: Mapping[str, str] | None = None
+        self, run_id: str, batches: Batches, streams: EventStreams, headers: Mapping[str, str] | None = None
     ) -> None:
-        """`batches` is closed at the end, whoever ends it."""
+        """See `EventStreams.open`."""
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})})
         del self.headers["content-length"]
-        self._head = f"id: {run_id}:".encode()
-        self._batches = cast("AsyncGenerator[Sequence[SequencedEvent]]", batches)  # what services return in fact
-        self._heartbeat_s = server.heartbeat_s
-        self._gap_s = server.stream_gap_ms / 1000
+        self._run_id = run_id
+        self._batches = cast("AsyncGenerator[EventBatch]", batches)  # what services return in fact
+        self._streams = streams
         self._sent_at = 0.0
         self._sending = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer; see ASGI."""
-        now = asyncio.get_running_loop().time
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        self._sent_at = now()
-        writing = asyncio.create_task(self._write(send), name="write-events")
-        gone = asyncio.create_task(_disconnected(receive), name="watch-client")
-        try:
-            while True:
-                quiet_s = self._sent_at + self._heartbeat_s - now()
-                if quiet_s <= 0 and not self._sending.locked():
-                    await self._send(send, KEEP_ALIVE)
-                    continue
-                # With a send under way the client is slow, not the run: look again after another heartbeat.
-                wait_s = quiet_s if quiet_s > 0 else self._heartbeat_s
-                done, _ = await asyncio.wait((writing, gone), timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
-                if done:
-                    break
-        except ClientDisconnect:
-            pass
-        finally:
-            writing.cancel()
-            gone.cancel()
-            await asyncio.wait((writing, gone))
+        self._sent_at = asyncio.get_running_loop().time()
+        with self._streams.reading(self._run_id) as (frames, end):
+            writing = asyncio.create_task(self._write(send, frames), name="write-events")
+            gone = asyncio.create_task(_disconnected(receive), name="watch-client")
+            stopped = False
+            try:
+                stopped = await self._watch(send, writing, gone, end)
+            except ClientDisconnect:
+                pass
+            finally:
+                writing.cancel()
+                gone.cancel()
+                await asyncio.wait((writing, gone))
+            if stopped:
+                await self._end(send)
 
-    async def _write(self, send: Send) -> None:
+    async def _watch(
+        self, send: Send, writing: "asyncio.Task[None]", gone: "asyncio.Task[None]", end: "asyncio.Future[None]"
+    ) -> bool:
+        """Send heartbeats until the stream is written, its client has left, or it must end; tell whether it must."""
+        now = asyncio.get_running_loop().time
+        heartbeat_s = self._streams.heartbeat_s
+        while True:
+            quiet_s = self._sent_at + heartbeat_s - now()
+            if quiet_s <= 0 and not self._sending.locked():
+                await self._send(send, KEEP_ALIVE)
+                continue
+            # With a send under way the client is slow, not the run: look again after another heartbeat.
+            wait_s = quiet_s if quiet_s > 0 else heartbeat_s
+            done, _ = await asyncio.wait((writing, gone, end), timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+            if done:
+                return writing not in done and gone not in done
+
+    async def _write(self, send: Send, frames: RunFrames) -> None:
         try:
             try:
-                await self._write_batches(send)
+                await self._write_batches(send, frames)
             except AppError as error:
                 await self._send(send, _error_frame(body_of(error)))
             await self._send(send, b"", more=False)
@@ -92,18 +147,19 @@ class EventStream(Response):
             log.error("stream_failed", exc_info=error)
             await self._send(send, _error_frame(internal_error_body(request_id)), more=False)
 
-    async def _write_batches(self, send: Send) -> None:
-        head = self._head
+    async def _write_batches(self, send: Send, frames: RunFrames) -> None:
+        own = BatchFrames(self._run_id, frames)
+        gap_s = self._streams.gap_s
         async with aclosing(self._batches) as batches:
             async for batch in batches:
-                frames = [
-                    b"%b%d%b%b\n\n" % (head, item.sequence, _HEADS[type(item.event)], event_json(item.event))
-                    for item in batch
-                ]
-                await self._send(send, b"".join(frames))
-                if self._gap_s and type(batch[-1].event) not in TERMINAL_TYPES:
+                body = own.of(batch)
+                if not body:
+                    continue
+                await self._send(send, body)
+                events = batch.events
+                if gap_s and not (events and type(events[-1].event) in STOP_TYPES):
                     # Each write is a system call and a packet, which cost more than making the frame.
-                    await asyncio.sleep(self._gap_s)
+                    await asyncio.sleep(gap_s)
 
     async def _send(self, send: Send, body: bytes, *, more: bool = True) -> None:
         async with self._sending:  # ASGI promises nothing for two sends at once
@@ -112,6 +168,13 @@ class EventStream(Response):
             except OSError as error:  # how some servers say that the client has left
                 raise ClientDisconnect from error
         self._sent_at = asyncio.get_running_loop().time()
+
+    async def _end(self, send: Send) -> None:
+        """End the reply in order, so that the client does not take it for a broken one."""
+        try:
+            await self._send(send, b"", more=False)
+        except ClientDisconnect:
+            log.debug("client_left_a_stopped_stream", run_id=self._run_id)
 
 
 def position(run_id: str, last_event_id: str | None, after: int | None) -> int:

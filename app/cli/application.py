@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from app import __version__
-from app.cli import agents, chat, conversations, db, dev, doctor, run, serve, usage, version
+from app.cli import agents, approvals, chat, conversations, db, dev, doctor, run, runs, serve, usage, version
 from app.cli.failures import FAILED, USAGE
 from app.cli.output import notice
 
@@ -25,7 +25,7 @@ def build_application() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    for module in (dev, serve, chat, run, agents, conversations, usage, db, doctor, version):
+    for module in (dev, serve, chat, run, runs, approvals, agents, conversations, usage, db, doctor, version):
         module.register(app)
     return app
 
@@ -41,7 +41,7 @@ def _root(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the program and leave with its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Run the program and leave with its exit code: 0 done, 1 failed, 2 wrong usage, 3 waiting, 130 interrupted."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # Half an emoji, or a terminal of another encoding, must not end a command.

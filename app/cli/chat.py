@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.answers import AnswerWriter, FollowedRun, follow
+from app.cli.answers import FollowedRun, follower
 from app.cli.chat_input import EditedLines, LineSource, PlainLines
+from app.cli.failures import WAITING
 from app.cli.options import Owner, Place, command
 from app.cli.output import notice, print_line
+from app.cli.questions import Approver, approver_at_terminal
+from app.cli.run_ends import Commands, output_text, tell_waiting
 from app.cli.run_reports import usage_line
 from app.cli.serve import model_of
 from app.cli.system import system
 from app.domain.errors import AppError
 from app.domain.models.conversations import Caller
-from app.domain.models.runs import RunRequest
+from app.domain.models.runs import RunRequest, RunStatus
 
 if TYPE_CHECKING:
     from app.bootstrap import Container
@@ -46,20 +49,22 @@ def register(app: typer.Typer) -> None:
     command(app, "chat")(chat)
 
 
-def chat(start: ChatStart, owner: Owner, place: Place) -> None:
+def chat(start: ChatStart, owner: Owner, place: Place) -> int:
     """Talk to an agent; answers go to standard output, tool calls and costs to standard error.
 
-    Ctrl-C stops an answer, Ctrl-D or /exit leaves. Reads plain lines when standard input is no terminal.
+    Ctrl-C stops an answer, Ctrl-D or /exit leaves. Reads plain lines when standard input is no terminal; an answer that
+    needs a person's approval then ends the chat with exit code 3.
     """
-    asyncio.run(_chat(start, owner, place))
+    return asyncio.run(_chat(start, owner, place))
 
 
-async def _chat(start: ChatStart, owner: Owner, place: Place) -> None:
+async def _chat(start: ChatStart, owner: Owner, place: Place) -> int:
     async with system(place) as container:
-        chatting = Chat(container, Caller(owner.organization, owner.user), start)
+        chatting = Chat(container, start, approver_at_terminal(), Commands(owner, place))
         await chatting.begin()
         await chatting.talk(_line_source())
         chatting.end()
+        return WAITING if chatting.waits else 0
 
 
 def _line_source() -> LineSource:
@@ -71,15 +76,19 @@ def _line_source() -> LineSource:
 class Chat:
     """A conversation with an agent, message by message."""
 
-    def __init__(self, container: "Container", caller: Caller, start: ChatStart) -> None:
-        """Talk through the container's services for a caller."""
+    def __init__(self, container: "Container", start: ChatStart, approver: Approver | None, commands: Commands) -> None:
+        """Talk through the container's services for the owner that `commands` name; `approver` None: nobody to ask."""
         self._container = container
-        self._caller = caller
+        self._approver = approver
+        self._commands = commands
+        self._caller = Caller(commands.owner.organization, commands.owner.user)
         self._agent = start.agent
         self._conversation_id = start.conversation
+        self.waits = False
+        """Whether the conversation's last run is left waiting for approvals: nothing can be said until they come."""
 
     async def begin(self) -> None:
-        """Say who answers.
+        """Say who answers, and go on with a run that waits for approvals.
 
         Raises:
             UnknownAgent: no agent has that key.
@@ -91,10 +100,11 @@ class Chat:
             notice(f"Going on with {self._conversation_id}, {len(view.messages)} messages")
         self._agent = (await self._container.catalog.agent(self._agent)).agent.key
         notice(f"{self._agent}, {model_of(self._container)}. /help lists commands.")
+        await self._go_on()
 
     async def talk(self, lines: LineSource) -> None:
-        """Answer every message until the input ends or the user leaves."""
-        while True:
+        """Answer every message until the input ends, the user leaves, or a run is left waiting."""
+        while not self.waits:
             try:
                 line = await lines.line(f"{self._agent}> ")
             except KeyboardInterrupt:
@@ -124,9 +134,33 @@ class Chat:
             conversation_id=self._conversation_id,
             stream=True,
         )
-        followed = await follow(self._container.runs, request, AnswerWriter())
-        self._conversation_id = followed.result.conversation_id
-        _tell_end(followed)
+        following = follower(self._container.runs, self._caller, self._approver, stream=True)
+        self._tell_end(await following.start(request))
+
+    async def _go_on(self) -> None:
+        """Have the approvals decided that the conversation's first unfinished run waits for."""
+        if self._conversation_id is None:
+            return
+        waiting, _ = await self._container.runs.list(
+            self._caller, statuses=(RunStatus.WAITING,), conversation_id=self._conversation_id
+        )
+        for run in waiting:  # at most one: the others of a conversation are queued behind it
+            after = await self._container.journal.last_sequence(self._caller, run.id)
+            following = follower(self._container.runs, self._caller, self._approver, stream=True)
+            self._tell_end(await following.follow(run.id, after - 1))
+
+    def _tell_end(self, followed: FollowedRun) -> None:
+        result = followed.result
+        self._conversation_id = result.conversation_id
+        if result.status is RunStatus.WAITING:
+            self.waits = True
+            tell_waiting(result.run_id, result.approvals, self._commands)
+            return
+        if result.error is not None:
+            notice(f"Error: {result.error.message}", style="31")
+        elif not followed.wrote:
+            print_line(output_text(result))
+        notice(usage_line(result))
 
     async def _obey(self, said: str) -> bool:
         """Do what a slash command says; False to leave."""
@@ -147,12 +181,3 @@ class Chat:
             case _:
                 notice(f"There is no command {name}. /help lists them.")
         return True
-
-
-def _tell_end(followed: FollowedRun) -> None:
-    result = followed.result
-    if result.error is not None:
-        notice(f"Error: {result.error.message}", style="31")
-    elif not followed.wrote:
-        print_line(str(result.output))
-    notice(usage_line(result))

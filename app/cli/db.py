@@ -1,15 +1,18 @@
-"""`durable-agents db`: the database's schema."""
+"""`durable-agents db`: the database's schema, and what is too old in it."""
 
 import asyncio
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.cli.failures import CommandFailed
 from app.cli.options import Place, command
 from app.cli.output import print_json, print_line
-from app.cli.system import set_up
+from app.cli.system import set_up, system
+
+if TYPE_CHECKING:
+    from app.domain.models.runs import Pruned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,13 +22,23 @@ class CheckView:
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruning:
+    """Whether anything is deleted, and how it is told."""
+
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     group = typer.Typer(
-        help="Bring the database to this release's schema, or look where it stands.", no_args_is_help=True
+        help="Bring the database to this release's schema, look where it stands, delete what is too old.",
+        no_args_is_help=True,
     )
     command(group, "upgrade")(upgrade)
     command(group, "check")(check)
+    command(group, "prune")(prune)
     app.add_typer(group, name="db")
 
 
@@ -54,6 +67,26 @@ def check(view: CheckView, place: Place) -> None:
         print_line("ok")
     if not state.ready:
         raise CommandFailed(what_to_do(state.database))
+
+
+def prune(pruning: Pruning, place: Place) -> None:
+    """Delete streamed deltas, events and steps of finished runs that are older than the settings keep them.
+
+    Results, history, usage and completion events stay. Servers do the same by themselves; it may be stopped any time.
+    """
+
+    async def delete() -> "Pruned":
+        async with system(place) as container:
+            return await container.runs.prune(dry_run=pruning.dry_run)
+
+    pruned = asyncio.run(delete())
+    if pruning.as_json:
+        print_json({"dry_run": pruning.dry_run, **asdict(pruned)})
+        return
+    verb = "would delete" if pruning.dry_run else "deleted"
+    print_line(
+        f"{verb} rows: {pruned.delta_rows} of deltas, {pruned.event_rows} of events, {pruned.step_rows} of steps"
+    )
 
 
 def what_to_do(database: str) -> str:

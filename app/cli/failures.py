@@ -10,6 +10,8 @@ from app.domain.errors import AppError, InvalidInput, StorageUnavailable
 
 FAILED: Final = 1
 USAGE: Final = 2
+WAITING: Final = 3
+"""A run waits for a person's approval."""
 INTERRUPTED: Final = 130
 
 

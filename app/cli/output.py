@@ -45,6 +45,12 @@ def notice(text: str, *, style: str = "2") -> None:
     sys.stderr.flush()
 
 
+def begin_line(text: str) -> None:
+    """Write the beginning of a line to standard error: a question that waits for its answer."""
+    sys.stderr.write(visible(text))
+    sys.stderr.flush()
+
+
 def has_colour(stream: TextIO) -> bool:
     """Tell whether a stream may be coloured: a terminal, and NO_COLOR (no-color.org) is not set."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
@@ -119,6 +125,15 @@ def decimal_text(cost: Decimal | None) -> str | None:
 def moment(time: datetime | None) -> str:
     """Return a time of day in UTC for people."""
     return UNKNOWN if time is None else f"{time.astimezone(UTC):%Y-%m-%d %H:%M}"
+
+
+def age(since: datetime, now: datetime) -> str:
+    """Return how long ago something was, in the largest unit that fits."""
+    passed_s = max(0, int((now - since).total_seconds()))
+    for unit, unit_s in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if passed_s >= unit_s:
+            return f"{passed_s // unit_s}{unit}"
+    return f"{passed_s}s"
 
 
 def seconds(duration_ms: int) -> str:

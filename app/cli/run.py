@@ -1,36 +1,40 @@
 """`durable-agents run`: one input, one answer."""
 
 import asyncio
-import json
 import sys
 from dataclasses import dataclass, field
 from typing import Annotated
 
 import typer
 
-from app.cli.answers import AnswerWriter, FollowedRun, follow
-from app.cli.failures import FAILED
+from app.cli.answers import FollowedRun, follower
 from app.cli.options import Owner, Place, command
-from app.cli.output import notice, print_json, print_json_line, print_line
-from app.cli.run_reports import result_object
+from app.cli.questions import approver_at_terminal
+from app.cli.run_ends import Commands, Printing, print_end
 from app.cli.system import system
 from app.domain.models.conversations import Caller
-from app.domain.models.runs import RunOptions, RunRequest, RunStatus
+from app.domain.models.runs import OnBusy, RunOptions, RunRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """What is asked, of whom, and how the answer is printed."""
+    """What is asked, of whom, and whether it may wait or be asked twice."""
 
     agent: Annotated[str, typer.Argument(help="Key of the agent; see 'durable-agents agents'.")]
     text: Annotated[str, typer.Argument(help="The input; '-' reads it from standard input.")]
     conversation: Annotated[
         str | None, typer.Option("--conversation", metavar="ID", help="Go on with this conversation.")
     ] = None
-    stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it comes.")] = False
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object; with --stream, one event a line, the result last.")
-    ] = False
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option(
+            "--idempotency-key", metavar="KEY", help="Your name for this run: the same key again starts no second one."
+        ),
+    ] = None
+    on_busy: Annotated[
+        OnBusy | None,
+        typer.Option("--on-busy", help="While a run of the conversation is unfinished; unset: APP_RUN_ON_BUSY."),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,10 +56,11 @@ def register(app: typer.Typer) -> None:
     command(app, "run")(run)
 
 
-def run(ask: Ask, limits: Limits, owner: Owner, place: Place) -> int:
+def run(ask: Ask, printing: Printing, limits: Limits, owner: Owner, place: Place) -> int:
     """Ask an agent once and print its answer.
 
-    Ctrl-C cancels the run; what it used until then is recorded.
+    Ctrl-C cancels the run; what it used until then is recorded. A run that needs a person's approval asks for it on a
+    terminal; anywhere else it is left waiting, and the exit code is 3.
     """
     request = RunRequest(
         caller=Caller(owner.organization, owner.user),
@@ -68,22 +73,20 @@ def run(ask: Ask, limits: Limits, owner: Owner, place: Place) -> int:
             timeout_s=limits.timeout_s,
             variables=parsed_variables(limits.variables),
         ),
-        stream=ask.stream,
+        stream=printing.stream,
+        idempotency_key=ask.idempotency_key,
+        on_busy=ask.on_busy,
     )
-    writer = None if ask.as_json else AnswerWriter()
-    followed = asyncio.run(_followed(request, writer, place))
-    if ask.as_json:
-        _print_object(followed, as_line=ask.stream)
-    else:
-        _print_rest(followed)
-    if followed.result.status is RunStatus.COMPLETED:
-        return 0
-    return followed.interruption.exit_code or FAILED
+    followed = asyncio.run(_followed(request, printing, place))
+    return print_end(followed, printing, Commands(owner, place))
 
 
-async def _followed(request: RunRequest, writer: AnswerWriter | None, place: Place) -> FollowedRun:
+async def _followed(request: RunRequest, printing: Printing, place: Place) -> FollowedRun:
     async with system(place) as container:
-        return await follow(container.runs, request, writer)
+        following = follower(
+            container.runs, request.caller, approver_at_terminal(), stream=printing.stream, as_json=printing.as_json
+        )
+        return await following.start(request)
 
 
 def parsed_variables(pairs: list[str]) -> dict[str, str]:
@@ -99,22 +102,3 @@ def parsed_variables(pairs: list[str]) -> dict[str, str]:
             raise typer.BadParameter(f"'{pair}' is no KEY=VALUE pair.", param_hint="--var")
         variables[key] = value
     return variables
-
-
-def _print_object(followed: FollowedRun, *, as_line: bool) -> None:
-    result = result_object(followed.result)
-    if as_line:
-        print_json_line({"type": "result", **result})
-    else:
-        print_json(result)
-
-
-def _print_rest(followed: FollowedRun) -> None:
-    """Print what is not on the screen yet: the whole answer of a plain run, and why a run ended badly."""
-    result = followed.result
-    if result.error is not None:
-        notice(f"Error: {result.error.message}", style="31")
-    elif not followed.wrote:
-        is_text = isinstance(result.output, str)
-        print_line(result.output if is_text else json.dumps(result.output, indent=2, ensure_ascii=False))
-    notice(f"Conversation {result.conversation_id}")

@@ -33,7 +33,11 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_agent_runs_organization_id_id"), "agent_runs", ["organization_id", "id"])
     op.create_index(
-        "ix_agent_runs_lease", "agent_runs", ["lease_until_ms"], sqlite_where=UNFINISHED, postgresql_where=UNFINISHED
+        "ix_agent_runs_open",
+        "agent_runs",
+        ["organization_id", "id"],
+        sqlite_where=UNFINISHED,
+        postgresql_where=UNFINISHED,
     )
     op.create_index(op.f("ix_agent_runs_finished_at"), "agent_runs", ["finished_at"])
     op.create_table(
@@ -63,7 +67,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_table("agent_run_approvals")
     op.drop_index(op.f("ix_agent_runs_finished_at"), "agent_runs")
-    op.drop_index("ix_agent_runs_lease", "agent_runs")
+    op.drop_index("ix_agent_runs_open", "agent_runs")
     op.drop_index(op.f("ix_agent_runs_organization_id_id"), "agent_runs")
     op.drop_index("uq_agent_runs_idempotency_key", "agent_runs")
     op.add_column(

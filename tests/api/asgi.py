@@ -14,7 +14,7 @@ WAIT_S = 10.0
 
 @dataclass(frozen=True)
 class Frame:
-    """One Server-Sent Event, or a comment."""
+    """One Server-Sent Event, an id alone (no event), or a comment."""
 
     id: str | None
     event: str | None
@@ -23,13 +23,31 @@ class Frame:
 
     @property
     def number(self) -> int:
-        return int(str(self.id).rpartition(":")[2])
+        return int(self.data["sequence"])
 
 
 def frames_of(body: bytes) -> list[Frame]:
     """Read frames as the standard says; every frame of ours is whole, or this fails."""
     assert body == b"" or body.endswith(b"\n\n")
     return [_frame(text) for text in body.decode().split("\n\n") if text]
+
+
+def told(frames: Iterable[Frame]) -> list[Any]:
+    """What a client's program is told: the data of events."""
+    return [frame.data for frame in frames if frame.event is not None]
+
+
+def kept(frames: Iterable[Frame]) -> list[Any]:
+    """What a careful client holds on to: an event replaces the one with its number, and all after that."""
+    held: list[Any] = []
+    for data in told(frames):
+        held = [*(earlier for earlier in held if earlier["sequence"] < data["sequence"]), data]
+    return held
+
+
+def last_event_id(frames: Iterable[Frame]) -> str:
+    """What a browser would send as Last-Event-ID; empty when no frame had an id."""
+    return next((frame.id for frame in reversed(list(frames)) if frame.id is not None), "")
 
 
 def _frame(text: str) -> Frame:
@@ -41,6 +59,8 @@ def _frame(text: str) -> Frame:
         fields[name] = value.removeprefix(" ")
     if "" in fields:
         return Frame(None, None, None, fields[""])
+    if fields.keys() == {"id"}:
+        return Frame(fields["id"], None, None)
     return Frame(fields.get("id"), fields["event"], json.loads(fields["data"]))
 
 

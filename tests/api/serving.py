@@ -24,8 +24,8 @@ def settings_of(database_url: str, **sections: dict[str, Any]) -> Settings:
     """Settings of a test: nothing slow, nothing from outside."""
     own: dict[str, dict[str, Any]] = {
         "openai": {"api_key": None, "base_url": None, "max_retries": 0},
-        "database": {"url": SecretStr(database_url), "sqlite_busy_timeout_s": 0.2},
-        "runs": {"poll_s": 0.02, "shutdown_grace_s": 0.0, "finish_timeout_s": 0.3},
+        "database": {"url": SecretStr(database_url), "sqlite_busy_timeout_s": 2.0},
+        "runs": {"poll_s": 0.02, "shutdown_grace_s": 0.0},
         "server": {"host": "127.0.0.1"},
         "agents": {"agents": "", "demo_delay_ms": 0},
     }

@@ -14,9 +14,13 @@ WITH_SESSION = [
     ("GET", "/api/conversations/conv_0"),
     ("GET", "/api/conversations/conv_0/export"),
     ("DELETE", "/api/conversations/conv_0"),
+    ("GET", "/api/runs"),
     ("GET", "/api/runs/run_0"),
     ("GET", "/api/runs/run_0/events"),
     ("POST", "/api/runs/run_0/cancel"),
+    ("GET", "/api/runs/run_0/approvals"),
+    ("POST", "/api/runs/run_0/approvals"),
+    ("GET", "/api/approvals"),
 ]
 
 
@@ -26,8 +30,8 @@ def test_every_route_that_names_a_thing_is_listed(demo: Served) -> None:
         (method.upper(), path.replace("{conversationId}", "conv_0").replace("{runId}", "run_0"))
         for path, operations in demo.app.openapi()["paths"].items()
         for method in operations
-        if path.startswith(("/api/conversations", "/api/runs"))
-    }
+        if path.startswith(("/api/conversations", "/api/runs", "/api/approvals"))
+    } - {("POST", "/api/runs")}  # its session is in the body
     assert described == {(method, path.partition("?")[0]) for method, path in WITH_SESSION}
 
 

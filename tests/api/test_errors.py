@@ -29,6 +29,7 @@ EXAMPLES: list[errors.AppError] = [
     errors.ConversationNotFound("conv_1"),
     errors.RunNotFound("run_1"),
     errors.SessionNotFound("sess_1"),
+    errors.RunConflict("m", reason="conflict", param="p"),
     errors.ProviderError("m", retryable=True),
     errors.ProviderTimeout("m"),
     errors.RateLimited("m", retryable=True, retry_after_s=1.2),
@@ -39,6 +40,7 @@ EXAMPLES: list[errors.AppError] = [
     errors.RunCancelled("m", reason="user"),
     errors.LeaseLost("m"),
     errors.AgentFailed("m"),
+    errors.ReplayMismatch("m"),
     errors.StorageUnavailable("m"),
     errors.ConfigurationError("m"),
 ]
@@ -104,9 +106,14 @@ def test_raised_and_recorded_are_the_same(error: errors.AppError) -> None:
         (errors.AgentFailed("m"), 500, "agent_failed"),
         (errors.RunCancelled("m", reason="user"), 409, "run_cancelled"),
         (errors.RunCancelled("m", reason="timeout"), 504, "run_timeout"),
-        (errors.RunCancelled("m", reason="shutdown"), 503, "run_interrupted"),
+        (errors.RunCancelled("m", reason="interrupted"), 409, "run_cancelled"),
         (errors.RunCancelled("m", reason="process_lost"), 503, "run_interrupted"),
         (errors.StorageUnavailable("m"), 503, "storage_unavailable"),
+        (errors.ReplayMismatch("m"), 500, "replay_mismatch"),
+        (errors.RunConflict("m", reason="conversation_busy"), 409, "conversation_busy"),
+        (errors.RunConflict("m", reason="idempotency_conflict"), 409, "idempotency_conflict"),
+        (errors.RunConflict("m", reason="not_waiting"), 409, "not_waiting"),
+        (errors.RunConflict("m", reason="already_decided"), 409, "already_decided"),
     ],
 )
 def test_statuses(error: errors.AppError, status: int, code: str) -> None:
@@ -117,9 +124,10 @@ def test_statuses(error: errors.AppError, status: int, code: str) -> None:
     ("info", "status", "code"),
     [
         (ErrorInfo("run_cancelled", "m", {"reason": "timeout"}), 504, "run_timeout"),
-        (ErrorInfo("run_cancelled", "m", {"reason": "shutdown"}), 503, "run_interrupted"),
+        (ErrorInfo("run_cancelled", "m", {"reason": "process_lost"}), 503, "run_interrupted"),
+        (ErrorInfo("run_cancelled", "m", {"reason": "interrupted"}), 409, "run_cancelled"),
         (ErrorInfo("run_cancelled", "m"), 409, "run_cancelled"),
-        (ErrorInfo("approval_required", "m"), 501, "approval_required"),
+        (ErrorInfo("replay_mismatch", "m"), 500, "replay_mismatch"),
         (ErrorInfo("of_a_later_release", "m"), 500, "of_a_later_release"),
         (None, 500, "run_failed"),
     ],
@@ -164,7 +172,7 @@ def test_params_are_named_as_clients_write_them(param: str, wire: str) -> None:
 
 
 def test_options_are_those_of_a_run() -> None:
-    options: set[Any] = {field.name for field in fields(RunOptions)} - {"output_type"}
+    options: set[Any] = {field.name for field in fields(RunOptions)} - {"output_type"} | {"on_busy"}
     assert set(ChatOptions.model_fields) == options
     assert {API_PARAMS[name] for name in options} == {
         f"options.{field.alias}" for field in ChatOptions.model_fields.values()

@@ -306,4 +306,13 @@ async def test_the_description(demo: Served) -> None:
     assert set(schemas["ChatRequest"]["required"]) == {"sessionId", "message"}
     assert schemas["ChatRequest"]["additionalProperties"] is False
     assert "201" in document["paths"]["/api/session"]["post"]["responses"]
+    for path, method in (("/api/chat", "post"), ("/api/chat/stream", "post"), ("/api/runs", "post")):
+        names = [parameter["name"] for parameter in document["paths"][path][method]["parameters"]]
+        assert names == ["Idempotency-Key"]
+    assert "202" in document["paths"]["/api/chat"]["post"]["responses"]
+    assert "200" not in document["paths"]["/api/runs"]["post"]["responses"]
+    assert "onBusy" in schemas["ChatOptions"]["properties"]
+    assert "stream" not in schemas["ChatRequest"]["properties"]
+    assert "waiting" in schemas["RunReply"]["properties"]["status"]["enum"]
+    assert schemas["DecisionBody"]["required"] == ["callId", "approve"]
     assert "text/event-stream" in document["paths"]["/api/chat/stream"]["post"]["responses"]["200"]["content"]

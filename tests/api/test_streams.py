@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from agents import function_tool
 
-from tests.api.serving import Gate, Served, calls, says, scripted
+from app.api.application import stop_streams
+from tests.api.asgi import frames_of, kept, last_event_id, told
+from tests.api.serving import Chatter, Gate, Served, calls, says, scripted
 
 
 def gated(gate: Gate, *after: Any) -> Any:
@@ -27,8 +29,12 @@ async def test_a_stream(demo: Served) -> None:
         frames = await stream.frames_until("run.completed")
         await stream.body()
     run_id = stream.headers["x-run-id"]
-    assert [frame.id for frame in frames] == [f"{run_id}:{number}" for number in range(1, len(frames) + 1)]
-    assert all(frame.data["type"] == frame.event for frame in frames)
+    events = [frame for frame in frames if frame.event is not None]
+    assert [frame.number for frame in events] == list(range(1, len(events) + 1))
+    assert all(frame.data["type"] == frame.event for frame in events)
+    # Events that are told before they are on disk have no id; the last one, whose transaction ends the run, has.
+    assert {frame.id for frame in events} <= {None, *(f"{run_id}:{frame.number}" for frame in events)}
+    assert last_event_id(frames) == events[-1].id == f"{run_id}:{len(events)}"
     first, last = frames[0], frames[-1]
     assert (first.event, first.data["runId"], first.data["conversationId"]) == (
         "run.started",
@@ -68,21 +74,30 @@ async def test_a_dropped_client_loses_nothing(serve: Callable[..., Any]) -> None
         await stream.head()
         before = await stream.frames_until("tool.started")
     run_id = stream.headers["x-run-id"]
-    assert (await chatter.ask("GET", f"/api/runs/{run_id}")).json() == {"runId": run_id, "status": "running"}
+    assert (await chatter.ask("GET", f"/api/runs/{run_id}")).json() == {
+        "runId": run_id,
+        "conversationId": chatter.conversation_id,
+        "status": "running",
+    }
 
-    async with chatter.events(run_id, last_event_id=before[-1].id) as resumed:  # live, while the tool still waits
+    after_id = last_event_id(before)
+    (called,) = [data["sequence"] for data in told(before) if data["type"] == "usage"]
+    assert int(after_id.partition(":")[2]) >= called  # a tool starts only when the call that asks for it is on disk
+    async with chatter.events(run_id, last_event_id=after_id) as resumed:  # live, while the tool still waits
         assert await resumed.head() == 200
         gate.open.set()
         after = await resumed.frames_until("run.completed")
         await resumed.body()
-    numbers = [frame.number for frame in [*before, *after]]
+    numbers = [data["sequence"] for data in kept([*before, *after])]
     assert numbers == list(range(1, len(numbers) + 1))
     assert after[-1].data["output"] == "through the gate"
 
     (row,) = served.rows("SELECT status, last_sequence FROM agent_runs")
     assert row == {"status": "completed", "last_sequence": numbers[-1]}
-    async with chatter.events(run_id, last_event_id=before[-1].id) as stored:  # the same from the log
-        assert await stored.frames_until("run.completed") == after
+    async with chatter.events(run_id, last_event_id=after_id) as stored:  # the same from the log
+        from_log = await stored.frames_until("run.completed")
+    assert told(from_log) == told(after)
+    assert [frame.id for frame in from_log] == [f"{run_id}:{data['sequence']}" for data in told(after)]
 
 
 async def test_a_run_completes_although_nobody_reads(serve: Callable[..., Any]) -> None:
@@ -108,7 +123,9 @@ async def test_several_readers_of_one_run(serve: Callable[..., Any]) -> None:
         async with chatter.events(first.headers["x-run-id"]) as second:
             await second.head()
             gate.open.set()
-            assert await second.frames_until("run.completed") == await first.frames_until("run.completed")
+            one, two = await first.frames_until("run.completed"), await second.frames_until("run.completed")
+    assert told(one) == told(two)
+    assert last_event_id(one) == last_event_id(two)
 
 
 async def test_reading_on_by_number(demo: Served) -> None:
@@ -124,9 +141,10 @@ async def test_reading_on_by_number(demo: Served) -> None:
     async with chatter.events(run_id, "&after=0", last_event_id=f"{frames[0].number}") as rest:
         await rest.head()
         assert await rest.frames_until("run.completed") == frames[1:]  # the header wins
-    for beyond in (frames[-1].number, 10_000):
-        async with chatter.events(run_id, f"&after={beyond}") as rest:
-            assert await rest.head() == 204  # a browser's EventSource stops asking
+    async with chatter.events(run_id, f"&after={frames[-1].number}") as rest:
+        assert await rest.head() == 204  # a browser's EventSource stops asking
+    async with chatter.events(run_id, "&after=10000") as rest:  # of an event that was told early and lost
+        assert await rest.frames_until("run.completed") == frames[-1:]
 
 
 @pytest.mark.parametrize("wrong", ["run_00:1", "x", "run_00", ":", "1e3", "-1", "9" * 30])
@@ -157,7 +175,7 @@ async def test_heartbeats_while_a_tool_is_silent(serve: Callable[..., Any]) -> N
             assert await stream.chunk() == b": keep-alive\n\n"
         gate.open.set()
         frames = await stream.frames_until("run.completed")
-    numbers = [frame.number for frame in frames if frame.comment is None]
+    numbers = [data["sequence"] for data in told(frames)]
     assert numbers == list(range(1, len(numbers) + 1))
 
 
@@ -223,19 +241,36 @@ async def test_cancelling_what_has_ended(demo: Served) -> None:
     assert reply.json() == answer
 
 
-async def test_a_run_of_another_process_is_not_cancelled_here(serve: Callable[..., Any]) -> None:
+async def test_a_run_of_another_process_is_read_and_cancelled_here(serve: Callable[..., Any]) -> None:
+    gate = Gate()
+    there = await serve(gated(gate), runs={"lease_s": 0.5})
+    here = await serve(scripted(says("never")))
+    chatter = await there.session()
+    reader = Chatter(here, chatter.session_id, chatter.conversation_id)
+    async with chatter.stream() as stream:
+        await stream.head()
+        await gate.reached.wait()
+        run_id = stream.headers["x-run-id"]
+        async with reader.events(run_id) as follower:
+            await follower.frames_until("tool.started")
+            reply = await reader.ask("POST", f"/api/runs/{run_id}/cancel")
+            followed = await follower.frames_until("run.cancelled")
+        frames = await stream.frames_until("run.cancelled")
+    assert reply.status_code in {200, 202}  # by whether the other process was as quick as the reply
+    assert told(followed) == told(frames)
+    assert (await reader.ask("GET", f"/api/runs/{run_id}")).json()["status"] == "cancelled"
+
+
+async def test_a_server_that_stops_ends_its_streams(serve: Callable[..., Any]) -> None:
     gate = Gate()
     served = await serve(gated(gate))
     chatter = await served.session()
     async with chatter.stream() as stream:
-        await stream.head()
-        run_id = stream.headers["x-run-id"]
-        feed = served.container.runs._feeds.pop(run_id)  # as if this process had never seen it
-        reply = await chatter.ask("POST", f"/api/runs/{run_id}/cancel")
-        served.container.runs._feeds[run_id] = feed
-        gate.open.set()
-        await stream.frames_until("run.completed")
-    assert (reply.status_code, reply.json()["error"]["code"]) == (409, "run_elsewhere")
+        before = await stream.frames_until("tool.started")
+        stop_streams(served.app)
+        assert "run.completed" not in [frame.event for frame in frames_of(await stream.body())]
+    assert (await chatter.ask("GET", f"/api/runs/{told(before)[0]['runId']}")).json()["status"] == "running"
+    gate.open.set()
 
 
 @pytest.mark.parametrize("other", [{"tenantId": "beta", "userId": "ada"}, {"tenantId": "acme", "userId": "bob"}])
@@ -245,7 +280,7 @@ async def test_runs_of_others_do_not_exist(serve: Callable[..., Any], other: dic
     ada, stranger = await served.session(tenantId="acme", userId="ada"), await served.session(**other)
 
     async def refused(run_id: str) -> None:
-        for method, path in [("GET", ""), ("GET", "/events"), ("POST", "/cancel")]:
+        for method, path in [("GET", ""), ("GET", "/events"), ("POST", "/cancel"), ("GET", "/approvals")]:
             reply = await stranger.ask(method, f"/api/runs/{run_id}{path}")
             assert (reply.status_code, reply.json()["error"]["code"]) == (404, "run_not_found")
 

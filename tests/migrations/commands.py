@@ -14,12 +14,15 @@ from app.infrastructure.persistence.schema import migrations_path
 CONVERSATIONS = "c8a86589e6ff"
 SDK_SESSIONS = "6724700351b6"
 JOURNAL = "76f2bd8c2650"
-ALL = [CONVERSATIONS, SDK_SESSIONS, JOURNAL]
+STEP_BY_STEP = "b1d9c04e7a35"
+ALL = [CONVERSATIONS, SDK_SESSIONS, JOURNAL, STEP_BY_STEP]
+HEAD = ALL[-1]
 
 TABLES = {
     CONVERSATIONS: {"agent_conversations", "agent_messages", "client_sessions"},
     SDK_SESSIONS: {"sdk_agent_sessions", "sdk_agent_session_messages"},
     JOURNAL: {"agent_runs", "agent_run_steps", "agent_run_events", "agent_run_usage", "completion_events"},
+    STEP_BY_STEP: {"agent_run_approvals"},
 }
 
 

@@ -9,13 +9,26 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Inspector, inspect, text
+from sqlalchemy import Connection, Inspector, TextClause, inspect, text
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.infrastructure.persistence import schema
 from app.infrastructure.persistence.engine import reading, writing
 from app.infrastructure.persistence.tables import metadata
-from tests.migrations.commands import ALL, CONVERSATIONS, JOURNAL, SDK_SESSIONS, TABLES, autogenerate, config, down, up
+from tests.migrations.commands import (
+    ALL,
+    CONVERSATIONS,
+    HEAD,
+    JOURNAL,
+    SDK_SESSIONS,
+    STEP_BY_STEP,
+    TABLES,
+    autogenerate,
+    config,
+    down,
+    up,
+)
 
 
 def _described(connection: Connection) -> dict[str, Any]:
@@ -190,6 +203,76 @@ async def test_rows_survive_the_sdk_revision_up_down_and_up(engine: AsyncEngine)
     assert await _rows(engine, messages) == []
 
 
+RUN = text(
+    "INSERT INTO agent_runs (id, conversation_id, organization_id, agent, position, status, session_mode, input,"
+    " options, stream, history_items, fence, attempts, journal_version, created_at)"
+    " VALUES (:id, 'c1', 'o1', 'scribe', :position, 'completed', 'local', '[]', '{}', :no, 10, 1, 1, 1,"
+    " CURRENT_TIMESTAMP)"
+)
+APPROVAL = text(
+    "INSERT INTO agent_run_approvals (run_id, step, position, call_id, tool, arguments, agent, scope, state, always,"
+    " requested_at) VALUES ('r1', '/t:a', 1, 'a', 'rm', '{}', 'scribe', '', 'pending', :no, CURRENT_TIMESTAMP)"
+)
+STEP = text(
+    "INSERT INTO agent_run_steps (run_id, step, kind, name, agent, state, started_at, duration_ms)"
+    " VALUES ('r1', '/m1', 'model', 'm', 'scribe', 'done', CURRENT_TIMESTAMP, 3)"
+)
+
+
+async def _write(engine: AsyncEngine, *statements: tuple[TextClause, dict[str, Any]]) -> None:
+    async with writing(engine) as connection:
+        for statement, values in statements:
+            await connection.execute(statement, values)
+
+
+async def test_rows_survive_the_step_by_step_revision_up_down_and_up(engine: AsyncEngine) -> None:
+    await up(engine, JOURNAL)
+    run = {"id": "r1", "position": 1, "no": False}
+    await _write(engine, (CONVERSATION, {}), (RUN, run), (STEP, {}))
+    runs = "SELECT id, conversation_id, agent, status, input, stream, fence, journal_version FROM agent_runs"
+    before = await _rows(engine, runs)
+    for move in (up, down, up):
+        await move(engine, STEP_BY_STEP if move is up else JOURNAL)
+        assert await _rows(engine, runs) == before
+        assert await _rows(engine, "SELECT run_id, step, kind, duration_ms FROM agent_run_steps") == [
+            ("r1", "/m1", "model", 3)
+        ]
+    added = "SELECT cancel_reason, idempotency_key, request_hash FROM agent_runs"
+    assert await _rows(engine, added) == [(None, None, None)]
+
+
+async def test_rows_of_the_step_by_step_revision_do_not_stop_the_way_down(engine: AsyncEngine) -> None:
+    await up(engine)
+    await _write(engine, (CONVERSATION, {}), (RUN, {"id": "r1", "position": 1, "no": False}))
+    await _write(
+        engine,
+        (text("UPDATE agent_runs SET cancel_reason = 'user', idempotency_key = 'k', request_hash = 'h'"), {}),
+        (APPROVAL, {"no": False}),
+    )
+    await down(engine, JOURNAL)
+    assert await _rows(engine, "SELECT id, cancel_requested FROM agent_runs") == [("r1", False)]
+    await up(engine)
+    assert await _rows(engine, "SELECT id, cancel_reason FROM agent_runs") == [("r1", None)]
+
+
+async def test_an_idempotency_key_names_one_run_of_an_organization(engine: AsyncEngine) -> None:
+    await up(engine)
+    await _write(engine, (CONVERSATION, {}))
+    for position, run_id in enumerate(("r1", "r2", "r3"), 1):
+        await _write(engine, (RUN, {"id": run_id, "position": position, "no": False}))
+    keyed = text("UPDATE agent_runs SET idempotency_key = 'k', organization_id = :organization WHERE id = :id")
+    await _write(engine, (keyed, {"id": "r1", "organization": "o1"}), (keyed, {"id": "r2", "organization": "o2"}))
+    with pytest.raises(IntegrityError):
+        await _write(engine, (keyed, {"id": "r3", "organization": "o1"}))
+
+
+async def test_approvals_go_with_their_run(engine: AsyncEngine) -> None:
+    await up(engine)
+    await _write(engine, (CONVERSATION, {}), (RUN, {"id": "r1", "position": 1, "no": False}), (APPROVAL, {"no": False}))
+    await _write(engine, (text("DELETE FROM agent_runs"), {}))
+    assert await _rows(engine, "SELECT step FROM agent_run_approvals") == []
+
+
 async def test_the_sdks_own_session_works_on_the_migrated_tables(engine: AsyncEngine) -> None:
     from agents.extensions.memory import SQLAlchemySession
 
@@ -215,7 +298,7 @@ def test_the_revisions_are_one_line_in_the_order_alembic_sees() -> None:
     walked = [script.revision for script in scripts.walk_revisions()]
     assert walked[::-1] == ALL
     assert schema._revisions() == tuple(ALL)
-    assert scripts.get_current_head() == JOURNAL
+    assert scripts.get_current_head() == HEAD
     (sdk,) = [script for script in scripts.walk_revisions() if script.revision == SDK_SESSIONS]
     assert Path(sdk.path).name == "6724700351b6_add_sdk_session_columns.py"
 
@@ -229,7 +312,8 @@ def test_a_revision_imports_nothing_of_the_app(revision: str) -> None:
 
 async def test_a_generated_revision_writes_our_types_as_they_are_stored(engine: AsyncEngine, tmp_path: Path) -> None:
     folder = tmp_path / "migrations"
-    shutil.copytree(schema.migrations_path(), folder, ignore=shutil.ignore_patterns("__pycache__", f"{JOURNAL}*"))
+    later = [f"{revision}*" for revision in ALL[ALL.index(SDK_SESSIONS) + 1 :]]
+    shutil.copytree(schema.migrations_path(), folder, ignore=shutil.ignore_patterns("__pycache__", *later))
     await up(engine, SDK_SESSIONS)
     await autogenerate(engine, folder, "Add runs")
     (made,) = (folder / "versions").glob("*_add_runs.py")

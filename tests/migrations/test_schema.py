@@ -15,9 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.domain.errors import ConfigurationError, StorageUnavailable
 from app.infrastructure.persistence import schema
 from app.infrastructure.persistence.engine import build_engine, reading, writing
-from tests.migrations.commands import ALL, CONVERSATIONS, JOURNAL, SDK_SESSIONS, down, up
+from tests.migrations.commands import ALL, CONVERSATIONS, HEAD, SDK_SESSIONS, down, up
 
 ROOT = Path(__file__).parents[2]
+AFTER_SDK = ALL[ALL.index(SDK_SESSIONS) + 1 :]
 
 UPGRADE = """
 import asyncio, json, sys
@@ -44,14 +45,14 @@ async def _value(engine: AsyncEngine, statement: str) -> object:
 
 
 async def test_check_tells_where_the_database_stands(engine: AsyncEngine) -> None:
-    assert await schema.check(engine) == schema.SchemaState(None, JOURNAL, tuple(ALL), ahead=False)
+    assert await schema.check(engine) == schema.SchemaState(None, HEAD, tuple(ALL), ahead=False)
     await up(engine, SDK_SESSIONS)
     state = await schema.check(engine)
-    assert state == schema.SchemaState(SDK_SESSIONS, JOURNAL, (JOURNAL,), ahead=False)
+    assert state == schema.SchemaState(SDK_SESSIONS, HEAD, tuple(AFTER_SDK), ahead=False)
     assert not state.up_to_date
     await up(engine)
     state = await schema.check(engine)
-    assert state == schema.SchemaState(JOURNAL, JOURNAL, (), ahead=False)
+    assert state == schema.SchemaState(HEAD, HEAD, (), ahead=False)
     assert state.up_to_date
     await down(engine)
     assert (await schema.check(engine)).current is None
@@ -70,7 +71,7 @@ async def test_upgrade_returns_what_it_applied_and_then_nothing(engine: AsyncEng
 
 async def test_upgrade_applies_only_what_is_missing(engine: AsyncEngine) -> None:
     await up(engine, CONVERSATIONS)
-    assert await schema.upgrade(engine) == [SDK_SESSIONS, JOURNAL]
+    assert await schema.upgrade(engine) == [SDK_SESSIONS, *AFTER_SDK]
 
 
 async def test_two_upgrades_in_one_process_do_not_mix(engine: AsyncEngine) -> None:
@@ -106,13 +107,13 @@ def test_two_processes_upgrade_a_fresh_database_at_the_same_time(database_url: s
     assert [process.returncode for process in processes] == [0, 0], answers
     results = [json.loads(out) for out, _ in answers]
     assert sorted(applied for applied, _ in results) == [[], ALL]
-    assert [current for _, current in results] == [JOURNAL, JOURNAL]
+    assert [current for _, current in results] == [HEAD, HEAD]
 
 
 async def test_a_failed_revision_leaves_whole_revisions_only(engine: AsyncEngine) -> None:
     """PostgreSQL keeps those before it, one transaction each; SQLite applies them together."""
     async with writing(engine) as connection:
-        await connection.execute(text("CREATE TABLE completion_events (id INTEGER)"))  # the last but one statement
+        await connection.execute(text("CREATE TABLE completion_events (id INTEGER)"))  # the journal's last table
     with pytest.raises((DBAPIError, StorageUnavailable)):
         await schema.upgrade(engine)
     expected = SDK_SESSIONS if engine.dialect.name == "postgresql" else None
@@ -120,19 +121,19 @@ async def test_a_failed_revision_leaves_whole_revisions_only(engine: AsyncEngine
     async with writing(engine) as connection:
         await connection.execute(text("DROP TABLE completion_events"))
     await schema.upgrade(engine)
-    assert (await schema.check(engine)).current == JOURNAL
+    assert (await schema.check(engine)).current == HEAD
 
 
 async def test_ensure_migrates_sqlite_by_itself(sqlite_engine: AsyncEngine) -> None:
     await schema.ensure(sqlite_engine)
-    assert (await schema.check(sqlite_engine)).current == JOURNAL
+    assert (await schema.check(sqlite_engine)).current == HEAD
     await schema.ensure(sqlite_engine)
 
 
 async def test_ensure_migrates_sqlite_in_memory() -> None:
     engine = build_engine("sqlite://")
     await schema.ensure(engine)
-    assert (await schema.check(engine)).current == JOURNAL
+    assert (await schema.check(engine)).current == HEAD
     await engine.dispose()
 
 
@@ -140,14 +141,14 @@ async def test_ensure_refuses_an_empty_postgresql(postgresql_engine: AsyncEngine
     with pytest.raises(ConfigurationError) as caught:
         await schema.ensure(postgresql_engine)
     assert caught.value.public_message == (
-        f"The database schema is at revision none and this release needs {JOURNAL}: run durable-agents db upgrade"
+        f"The database schema is at revision none and this release needs {HEAD}: run durable-agents db upgrade"
     )
     assert (await schema.check(postgresql_engine)).current is None
 
 
 async def test_ensure_refuses_an_old_postgresql_and_leaves_it_as_it_is(postgresql_engine: AsyncEngine) -> None:
     await up(postgresql_engine, SDK_SESSIONS)
-    with pytest.raises(ConfigurationError, match=f"{SDK_SESSIONS}.*{JOURNAL}.*run durable-agents db upgrade"):
+    with pytest.raises(ConfigurationError, match=f"{SDK_SESSIONS}.*{HEAD}.*run durable-agents db upgrade"):
         await schema.ensure(postgresql_engine)
     assert (await schema.check(postgresql_engine)).current == SDK_SESSIONS
     await schema.upgrade(postgresql_engine)
@@ -200,7 +201,7 @@ async def test_a_table_in_use_ends_the_upgrade_soon_and_gives_its_lock_back(post
         with pytest.raises(StorageUnavailable, match="in use"):
             await schema.upgrade(postgresql_engine)
     assert (await schema.check(postgresql_engine)).current == CONVERSATIONS
-    assert await schema.upgrade(postgresql_engine) == [SDK_SESSIONS, JOURNAL]
+    assert await schema.upgrade(postgresql_engine) == [SDK_SESSIONS, *AFTER_SDK]
 
 
 async def test_an_unreachable_database_is_unavailable(tmp_path: Path) -> None:

@@ -2,36 +2,59 @@
 
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Header
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
-from app.api.dependencies import Running
+from app.api.dependencies import Running, Streaming
 from app.api.errors import failed_run_reply
 from app.api.json_replies import JsonReply
 from app.api.json_values import JsonObject, shallow
-from app.api.openapi import failures, replies
+from app.api.openapi import content, failures, replies
 from app.api.output_schemas import OutputSchema
 from app.api.run_replies import RunReply, run_reply
 from app.api.sse import EventStream
 from app.bootstrap import Container
 from app.domain.models.agents import HandoffHistory
 from app.domain.models.conversations import Item
-from app.domain.models.runs import RunOptions, RunRequest, RunStatus
+from app.domain.models.runs import OnBusy, RunOptions, RunRequest, RunStatus
+from app.services.runs import RunHandle
 
 router = APIRouter(prefix="/api", tags=["chat"])
 
+REPLAYED: Final = "idempotent-replayed"
+"""The header of a reply about a run that an earlier request has started."""
+
+START_ERRORS: Final = (400, 404, 409, 413, 429, 502, 503, 504)
 _ERRORS: Final = (400, 404, 409, 413, 429, 500, 502, 503, 504)
 _STREAM: Final[dict[str, Any]] = {
     "description": "The run's events. `id` is `<run id>:<number>`, `data` is JSON whose `type` is the `event`; "
-    "the last one is run.completed, run.failed or run.cancelled.",
+    "the last one is run.completed, run.failed, run.cancelled or run.waiting. An event without an id is told before it "
+    "is on disk; a frame that is only an id follows once it is.",
     "headers": {
         name: {"schema": {"type": "string"}, "description": description}
-        for name, description in (("x-run-id", "The run."), ("x-conversation-id", "Its conversation."))
+        for name, description in (
+            ("x-run-id", "The run."),
+            ("x-conversation-id", "Its conversation."),
+            (REPLAYED, "true: an earlier request with the same Idempotency-Key has started the run."),
+        )
     },
     "content": {"text/event-stream": {"schema": {"type": "string"}}},
 }
+_WAITING: Final[dict[str, Any]] = {
+    "description": "The run waits for the approvals in the reply; it goes on at POST /api/runs/{runId}/approvals.",
+    "content": content(RunReply),
+}
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="The client's own name for this start, 1 to 255 printable characters: "
+        "the same key and request give the same run, not a second one.",
+    ),
+]
 
 
 def _message(value: object) -> str | list[Item]:
@@ -67,6 +90,10 @@ class ChatOptions(_Body):
         default=None, description="JSON schema (draft 2020-12) that the answer must follow; it refers to itself only."
     )
     history_items: int | None = Field(default=None, description="Latest history items that the model sees; 0 for none.")
+    on_busy: OnBusy | None = Field(
+        default=None,
+        description="While a run of the conversation is unfinished: wait behind it, be refused (409), or cancel it.",
+    )
 
 
 class ChatRequest(_Body):
@@ -82,14 +109,26 @@ class ChatRequest(_Body):
 @router.post(
     "/chat",
     summary="Send a message and get the whole answer",
-    responses=replies(RunReply, *_ERRORS, description="The answer."),
+    responses={**replies(RunReply, *_ERRORS, description="The answer."), 202: _WAITING},
     response_class=JsonReply,
     response_model=None,
 )
-async def chat(body: ChatRequest, container: Running) -> JsonReply:
-    """Run the agent to its end. A client that leaves stops nothing: the answer is in the conversation."""
-    result = await container.runs.run(await _run_request(body, container, stream=False))
-    return JsonReply(run_reply(result)) if result.status is RunStatus.COMPLETED else failed_run_reply(result)
+async def chat(body: ChatRequest, container: Running, idempotency_key: IdempotencyKey = None) -> JsonReply:
+    """Run the agent to its end, or until it needs a person's approval.
+
+    A client that leaves stops nothing: the answer is in the conversation.
+    """
+    handle = await container.runs.start(await run_request(body, container, idempotency_key, stream=False))
+    result = await handle.result()
+    match result.status:
+        case RunStatus.COMPLETED:
+            reply = JsonReply(run_reply(result))
+        case RunStatus.WAITING:
+            reply = JsonReply(run_reply(result), 202)
+        case _:
+            reply = failed_run_reply(result)
+    reply.headers.update(replayed(handle))
+    return reply
 
 
 @router.post(
@@ -100,15 +139,29 @@ async def chat(body: ChatRequest, container: Running) -> JsonReply:
     response_class=EventStream,
     response_model=None,
 )
-async def chat_stream(body: ChatRequest, container: Running) -> EventStream:
+async def chat_stream(
+    body: ChatRequest, container: Running, streams: Streaming, idempotency_key: IdempotencyKey = None
+) -> EventStream:
     """Stream the run's events. A client that lost the stream goes on at GET /api/runs/{runId}/events."""
-    handle = await container.runs.start(await _run_request(body, container, stream=True))
+    handle = await container.runs.start(await run_request(body, container, idempotency_key, stream=True))
     # A queued run tells nothing before its turn; the headers let its client cancel it all the same.
-    headers = {"x-run-id": handle.run_id, "x-conversation-id": handle.conversation_id}
-    return EventStream(handle.run_id, handle.events(0), container.settings.server, headers)
+    headers = {"x-run-id": handle.run_id, "x-conversation-id": handle.conversation_id, **replayed(handle)}
+    return streams.open(handle.run_id, handle.events(0), headers)
 
 
-async def _run_request(body: ChatRequest, container: Container, *, stream: bool) -> RunRequest:
+def replayed(handle: RunHandle) -> dict[str, str]:
+    """Return the header that tells a start that an earlier request made from a new one."""
+    return {REPLAYED: "true"} if handle.existing else {}
+
+
+async def run_request(
+    body: ChatRequest, container: Container, idempotency_key: str | None, *, stream: bool
+) -> RunRequest:
+    """Return what a body asks of the run service.
+
+    Raises:
+        SessionNotFound: there is no such session.
+    """
     session = await container.client_sessions.get(body.session_id)
     options = body.options
     return RunRequest(
@@ -128,4 +181,6 @@ async def _run_request(body: ChatRequest, container: Container, *, stream: bool)
             history_items=options.history_items,
         ),
         stream=stream,
+        idempotency_key=idempotency_key,
+        on_busy=options.on_busy,
     )

@@ -99,6 +99,8 @@ async def service(container: Running) -> JsonReply:
                 "session": "/api/session",
                 "chat": "/api/chat",
                 "stream": "/api/chat/stream",
+                "runs": "/api/runs",
+                "approvals": "/api/approvals",
                 "conversations": "/api/conversations",
                 "health": "/healthz",
                 "readiness": "/readyz",

@@ -108,18 +108,41 @@ def _sqlite_engine(url: URL, limits: EngineLimits) -> AsyncEngine:
 
     event.listen(engine.sync_engine, "connect", on_connect)
     event.listen(engine.sync_engine, "begin", on_begin)
+    _writer_queues[engine] = _WriterQueue(limits.sqlite_busy_timeout_s)
     return engine
 
 
-_write_locks: WeakKeyDictionary[AsyncEngine, asyncio.Lock] = WeakKeyDictionary()
+class _WriterQueue:
+    """The line that the writers of one SQLite engine wait in: SQLite has one writer, and a line beats its busy loop."""
+
+    def __init__(self, most_s: float) -> None:
+        """`most_s`: seconds that one of them waits at most for its turn."""
+        self._lock = asyncio.Lock()
+        self._most_s = most_s
+
+    async def __aenter__(self) -> None:
+        """Wait for the turn.
+
+        Raises:
+            TimeoutError: it did not come in time.
+        """
+        async with asyncio.timeout(self._most_s):
+            await self._lock.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        """Let the next one write."""
+        self._lock.release()
 
 
-def _write_lock(engine: AsyncEngine) -> asyncio.Lock:
-    """Return the engine's writer queue: SQLite has one writer, and waiting in line beats its busy loop."""
-    lock = _write_locks.get(engine)
-    if lock is None:
-        lock = _write_locks[engine] = asyncio.Lock()
-    return lock
+_writer_queues: WeakKeyDictionary[AsyncEngine, _WriterQueue] = WeakKeyDictionary()
+
+
+def _writer_queue(engine: AsyncEngine) -> _WriterQueue:
+    """Return the engine's line; engines that were not built here get one with the default limit."""
+    queue = _writer_queues.get(engine)
+    if queue is None:
+        queue = _writer_queues[engine] = _WriterQueue(EngineLimits().sqlite_busy_timeout_s)
+    return queue
 
 
 @asynccontextmanager
@@ -146,7 +169,7 @@ async def writing(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
             async with engine.begin() as connection:
                 yield connection
             return
-        async with _write_lock(engine), engine.connect() as connection:
+        async with _writer_queue(engine), engine.connect() as connection:
             await connection.execution_options(write=True)
             async with connection.begin():
                 yield connection

@@ -1,4 +1,7 @@
-"""Events of a run as rows: neighbouring deltas share a row, everything else has one of its own."""
+"""Events of a run as rows: neighbouring deltas share one, so do other neighbours, and the end has one of its own.
+
+So deltas can be deleted before the rest, and the rest before the end.
+"""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -6,7 +9,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from app.domain.models.events import DELTA_TYPES, RunEvent, SequencedEvent
+from app.domain.models.events import DELTA_TYPES, TERMINAL_TYPES, RunEvent, SequencedEvent
 from app.infrastructure.persistence import json_text
 
 _CLASSES: dict[str, type[RunEvent]] = {kind.type: kind for kind in get_args(RunEvent)}
@@ -17,7 +20,7 @@ def event_rows(run_id: str, events: Sequence[SequencedEvent], now: datetime) -> 
     """Return rows of `agent_run_events` that hold the events, in order and without gaps."""
     rows: list[dict[str, Any]] = []
     for is_delta, group in _groups(events):
-        pairs = [[item.event.type, msgspec.to_builtins(item.event)] for item in group]
+        pairs = [(item.event.type, item.event) for item in group]
         rows.append(
             {
                 "run_id": run_id,
@@ -41,8 +44,9 @@ def _groups(events: Sequence[SequencedEvent]) -> Iterable[tuple[bool, list[Seque
     group: list[SequencedEvent] = []
     group_is_delta = False
     for item in events:
-        is_delta = type(item.event) in DELTA_TYPES
-        if group and (is_delta != group_is_delta or len(group) >= MAX_EVENTS_PER_ROW):
+        kind = type(item.event)
+        is_delta = kind in DELTA_TYPES
+        if group and (is_delta != group_is_delta or kind in TERMINAL_TYPES or len(group) >= MAX_EVENTS_PER_ROW):
             yield group_is_delta, group
             group = []
         group_is_delta = is_delta

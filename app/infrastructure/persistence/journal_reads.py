@@ -1,17 +1,19 @@
 """What is asked of runs: events, results, lists."""
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 
 from app.domain.errors import RunNotFound
 from app.domain.models.conversations import Caller
 from app.domain.models.events import SequencedEvent
-from app.domain.models.runs import RunResult, RunStatus, RunSummary
+from app.domain.models.runs import FINAL_STATUSES, RunResult, RunStatus, RunSummary
 from app.infrastructure.persistence import run_rows
 from app.infrastructure.persistence.engine import reading
 from app.infrastructure.persistence.event_log import events_of
 from app.infrastructure.persistence.journal_part import JournalPart, of_caller, of_tenant
+from app.infrastructure.persistence.journal_sql import UNFINISHED_RUN
 from app.infrastructure.persistence.owned_rows import can_exist
 from app.infrastructure.persistence.tables import run_events, runs
 
@@ -81,14 +83,14 @@ class RunReads(JournalPart):
         after: str | None = None,
     ) -> tuple[Sequence[RunSummary], bool]:
         """Return runs, newest first; see the port."""
-        statement = of_tenant(select(*_SUMMARY), caller).order_by(runs.c.id.desc()).limit(limit + 1)
+        if any(name is not None and not can_exist(name) for name in (conversation_id, after)):
+            return [], False
+        statement = of_tenant(select(*_SUMMARY), caller).limit(limit + 1)
         if statuses:
             statement = statement.where(runs.c.status.in_([status.value for status in statuses]))
-        for column, value in ((runs.c.conversation_id, conversation_id), (runs.c.id, after)):
-            if value is not None and not can_exist(value):
-                return [], False
-            if value is not None:
-                statement = statement.where(column == value if column is not runs.c.id else column < value)
+            if FINAL_STATUSES.isdisjoint(statuses):
+                statement = statement.where(UNFINISHED_RUN)
+        statement = _page(statement, after) if conversation_id is None else _page_of(statement, conversation_id, after)
         async with reading(self._engine) as connection:
             rows = (await connection.execute(statement)).all()
         return [run_rows.summary_of(row) for row in rows[:limit]], len(rows) > limit
@@ -100,3 +102,18 @@ class RunReads(JournalPart):
         if row is None:
             raise RunNotFound(run_id)
         return run_rows.summary_of(row)
+
+
+def _page(statement: Select[*tuple[Any, ...]], after: str | None) -> Select[*tuple[Any, ...]]:
+    statement = statement.order_by(runs.c.id.desc())
+    return statement if after is None else statement.where(runs.c.id < after)
+
+
+def _page_of(statement: Select[*tuple[Any, ...]], conversation_id: str, after: str | None) -> Select[*tuple[Any, ...]]:
+    """Return the statement for one conversation, by its own index; its order is that of the runs' execution."""
+    statement = statement.where(runs.c.conversation_id == conversation_id).order_by(runs.c.position.desc())
+    if after is None:
+        return statement
+    before = runs.alias("before")
+    position = select(before.c.position).where(before.c.id == after, before.c.conversation_id == conversation_id)
+    return statement.where(runs.c.position < position.scalar_subquery())

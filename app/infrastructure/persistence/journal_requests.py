@@ -14,6 +14,7 @@ from app.domain.models.runs import FINAL_STATUSES, CancelReason, RunStatus
 from app.infrastructure.persistence import run_rows
 from app.infrastructure.persistence.engine import reading, writing
 from app.infrastructure.persistence.journal_part import QUEUE, JournalPart, notify, of_caller, of_tenant
+from app.infrastructure.persistence.journal_sql import UNFINISHED_RUN
 from app.infrastructure.persistence.tables import run_approvals, runs
 
 _APPROVAL = (*run_approvals.c, runs.c.conversation_id, runs.c.status)
@@ -89,7 +90,7 @@ class RunRequests(JournalPart):
         else:
             statement = of_caller(joined, caller, run_id).order_by(run_approvals.c.position)
         if open_only:
-            statement = statement.where(run_approvals.c.state == "pending", runs.c.status == "waiting")
+            statement = statement.where(run_approvals.c.state == "pending", runs.c.status == "waiting", UNFINISHED_RUN)
         async with reading(self._engine) as connection:
             rows = (await connection.execute(statement.limit(limit))).all()
             if not rows and run_id is not None:
@@ -130,7 +131,8 @@ def _decided(rows: Sequence[Row[*tuple[Any, ...]]], decisions: Sequence[Decision
 
 def _request_of(rows: Sequence[Row[*tuple[Any, ...]]], decision: Decision, index: int) -> Row[*tuple[Any, ...]]:
     """Return the request that a decision names; of several calls with one id the undecided one is meant."""
-    named = [row for row in rows if decision.call_id in {row.step, row.call_id}]
+    wanted = run_rows.short_text(decision.call_id)  # as it was stored
+    named = [row for row in rows if wanted in {row.step, row.call_id}]
     pending = [row for row in named if row.state == "pending"]
     found = pending or named
     if len(found) != 1:

@@ -20,6 +20,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    literal_column,
     null,
     or_,
     select,
@@ -41,7 +42,10 @@ from app.infrastructure.persistence.tables import (
     sdk_sessions,
 )
 
-UNFINISHED = ("queued", "running", "waiting")
+UNFINISHED = tuple(literal_column(f"'{status}'") for status in ("queued", "running", "waiting"))
+"""Written out in the statements: SQLite uses a partial index only where it reads its very condition, and compares
+parameters with nothing. Without the indexes, every look for work reads all runs there ever were."""
+UNFINISHED_RUN = runs.c.status.in_(UNFINISHED)
 
 CONVERSATION_COLUMNS = (
     conversations.c.id,
@@ -172,12 +176,16 @@ def _claimable() -> Select[Any, Any]:
 
 
 CLAIMABLE = _claimable()
-CLAIMABLE_RUN = CLAIMABLE.where(runs.c.id == bindparam("run"))
 CLAIMABLE_FOR_OWN = CLAIMABLE.where(
     runs.c.conversation_id.in_(
-        select(_earlier.c.conversation_id).where(_earlier.c.owner == bindparam("owner"), _earlier.c.status == "queued")
+        select(_earlier.c.conversation_id).where(
+            _earlier.c.owner == bindparam("owner"), _earlier.c.status == "queued", _earlier.c.status.in_(UNFINISHED)
+        )
     )
 )
+
+CLAIMABLE_RUN = CLAIMABLE.where(runs.c.id == bindparam("run"))
+CLAIMABLE_RUN_FOR_OWN = CLAIMABLE_FOR_OWN.where(runs.c.id == bindparam("run"))
 
 CLAIM = (
     update(runs)
@@ -203,7 +211,7 @@ EXPIRE_APPROVALS = (
 )
 
 STEPS = select(run_steps).where(run_steps.c.run_id == bindparam("run"))
-USAGE = select(run_usage).where(run_usage.c.run_id == bindparam("run")).order_by(run_usage.c.created_at)
+USAGE = select(run_usage).where(run_usage.c.run_id == bindparam("run"))
 APPROVALS = (
     select(run_approvals, runs.c.conversation_id, runs.c.status)
     .join(runs, runs.c.id == run_approvals.c.run_id)
@@ -224,7 +232,7 @@ RENEW = (
 
 HAND_BACK_QUEUED = (
     update(runs)
-    .where(runs.c.owner == bindparam("holder"), runs.c.status == "queued")
+    .where(runs.c.owner == bindparam("holder"), runs.c.status == "queued", runs.c.status.in_(UNFINISHED))
     .values(owner=null(), lease_until_ms=0)
 )
 
@@ -266,7 +274,7 @@ PARK = (
         lease_until_ms=case(
             (runs.c.cancel_reason.is_(None), now_ms() + bindparam("expires_ms", type_=BigInteger)), else_=0
         ),
-        result=bindparam("result", type_=runs.c.result.type),
+        result=case((runs.c.cancel_reason.is_(None), bindparam("result", type_=runs.c.result.type)), else_=null()),
     )
     .returning(runs.c.cancel_reason)
 )

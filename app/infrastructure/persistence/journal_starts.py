@@ -1,6 +1,7 @@
 """How runs begin and change hands: start, claim, renew, let go of what is queued."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -45,7 +46,8 @@ class RunStarts(JournalPart):
             values = run_rows.new_run_values(run, new) | {"owner": owner, "lease_ms": self._lease_ms}
             status = (await connection.execute(journal_sql.INSERT_RUN, values)).scalar_one()
             if status != "running":
-                return await self._wait_behind(connection, new, run)
+                # Nobody has claimed it yet: what is returned must not pass for the holder of its first claim.
+                return await self._wait_behind(connection, new, replace(run, fence=0))
             fresh = new.conversation_id is None
             history = () if fresh else await _history(connection, run.session_id, new.history_items)
             return StartedRun(run, history)
@@ -118,7 +120,10 @@ class RunStarts(JournalPart):
         """Claim one run that can go on; see the port."""
         candidates, asked = journal_sql.CLAIMABLE if take_over else journal_sql.CLAIMABLE_FOR_OWN, {"owner": owner}
         if run_id is not None:
-            candidates, asked = journal_sql.CLAIMABLE_RUN, {"owner": owner, "run": run_id}
+            if not can_exist(run_id):
+                return None
+            candidates = journal_sql.CLAIMABLE_RUN if take_over else journal_sql.CLAIMABLE_RUN_FOR_OWN
+            asked["run"] = run_id
         try:
             async with writing(self._engine) as connection:
                 found = (await connection.execute(candidates, asked)).one_or_none()
@@ -144,7 +149,7 @@ class RunStarts(JournalPart):
             run,
             history,
             steps={step.step: run_rows.step_of(step) for step in steps},
-            calls=tuple(run_rows.call_of(call) for call in calls),
+            calls=run_rows.calls_of(calls),
             approvals=tuple(run_rows.approval_of(approval) for approval in approvals),
             last_sequence=row.last_sequence,
             started_at=row.started_at,

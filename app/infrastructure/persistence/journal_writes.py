@@ -62,7 +62,7 @@ class RunWrites(JournalPart):
         if self._engine.dialect.name == "postgresql":
             return await self._record_in_one_trip(run, batch)
         async with writing(self._engine) as connection:
-            return await self._record_in(connection, run, batch)
+            return (await self._record_in(connection, run, batch))[0]
 
     async def _record_in_one_trip(self, run: Run, batch: RunBatch) -> CancelReason | None:
         """One statement that is its own transaction: the fenced update, and the inserts that depend on it."""
@@ -80,13 +80,15 @@ class RunWrites(JournalPart):
     def _autocommit(self) -> AsyncEngine:
         return self._engine.execution_options(isolation_level="AUTOCOMMIT")
 
-    async def _record_in(self, connection: AsyncConnection, run: Run, batch: RunBatch) -> CancelReason | None:
-        """Write a batch in an open transaction."""
+    async def _record_in(
+        self, connection: AsyncConnection, run: Run, batch: RunBatch
+    ) -> tuple[CancelReason | None, bool]:
+        """Write a batch in an open transaction; the flag is False when an earlier try had written it."""
         held = (await connection.execute(journal_sql.RECORD, self._step_values(run, batch))).one_or_none()
         if held is None:
-            return await _found_written(connection, run, batch)
+            return await _found_written(connection, run, batch), False
         await insert_rows(connection, _rows_of(run, batch))
-        return held.cancel_reason
+        return held.cancel_reason, True
 
     def _step_values(self, run: Run, batch: RunBatch) -> dict[str, Any]:
         events = batch.events
@@ -105,18 +107,28 @@ class RunWrites(JournalPart):
         The run's row is not touched before the end: its lock would make the renewals of all runs of its owner wait.
         """
 
-        async def commit(connection: AsyncConnection, batch: RunBatch) -> CancelReason | None:
-            reason = await self._record_in(connection, run, batch)
+        async def write(connection: AsyncConnection, batch: RunBatch) -> tuple[CancelReason | None, bool]:
+            written = await self._record_in(connection, run, batch)
             await notify(connection, run.id)
-            return reason
+            return written
 
+        failed: Exception | None = None
         with suppress(_RolledBack):
             async with writing(self._engine) as connection:
-                transaction = SqlToolTransaction(connection, commit)
+                transaction = SqlToolTransaction(connection, write)
                 async with transaction:
-                    yield transaction
+                    try:
+                        yield transaction
+                    except Exception as error:
+                        if connection.invalidated:
+                            raise
+                        # A tool's own time-out or lost connection must not pass for one of the database.
+                        failed = error
+                        raise _RolledBack from error
                 if not transaction.committed:
                     raise _RolledBack
+        if failed is not None:
+            raise failed
 
     async def hand_back(self, run: Run, batch: RunBatch) -> None:
         """Write what there is and let go of a run; see the port."""
@@ -251,15 +263,16 @@ class SqlToolTransaction:
     def __init__(
         self,
         connection: AsyncConnection,
-        write: Callable[[AsyncConnection, RunBatch], Coroutine[Any, Any, CancelReason | None]],
+        write: Callable[[AsyncConnection, RunBatch], Coroutine[Any, Any, tuple[CancelReason | None, bool]]],
     ) -> None:
-        """`write` writes the step's batch in the same transaction."""
+        """`write` writes the step's batch in the same transaction, and tells whether it was not there already."""
         self._connection = connection
         self._write = write
         self._savepoint: AsyncTransaction | None = None
         # The tool may commit or roll back its session as it likes: that ends savepoints only.
         self.session = AsyncSession(bind=connection, join_transaction_mode="create_savepoint", expire_on_commit=False)
         self.committed = False
+        """Whether the transaction is to be committed at the end of the block."""
 
     async def __aenter__(self) -> Self:
         """Begin what can be taken back."""
@@ -272,16 +285,22 @@ class SqlToolTransaction:
 
     async def undo(self) -> None:
         """Take back what was written through `session`; see the port."""
-        await self.session.close()
-        if self._savepoint is not None and self._savepoint.is_active:
-            await self._savepoint.rollback()
-        self._savepoint = None
+        with translated_errors():
+            await self.session.close()
+            if self._savepoint is not None and self._savepoint.is_active:
+                await self._savepoint.rollback()
+            self._savepoint = await self._connection.begin_nested()
 
     async def commit(self, batch: RunBatch) -> CancelReason | None:
-        """Write the batch after the tool's writes; the end of the block commits both. See the port."""
-        if self._savepoint is not None:
+        """Write the batch after the tool's writes; the end of the block commits both. See the port.
+
+        When an earlier try of the same step was committed, so were its writes: those of this try are taken back.
+        """
+        with translated_errors():
             await self.session.commit()
-            await self._savepoint.commit()
-        reason = await self._write(self._connection, batch)
-        self.committed = True
-        return reason
+            # Closed before the batch is written: its savepoint would otherwise take the batch with it.
+            await self.session.close()
+            if self._savepoint is not None:
+                await self._savepoint.commit()
+            reason, self.committed = await self._write(self._connection, batch)
+            return reason

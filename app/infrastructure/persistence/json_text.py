@@ -10,16 +10,20 @@ _decode = msgspec.json.Decoder().decode
 
 
 def encode(value: Any) -> str:
-    """Return compact ASCII JSON.
+    """Return compact ASCII JSON of JSON values and dataclasses of them.
 
     The fast encoder writes UTF-8; text beyond ASCII (rare in keys and ids, common in prose) takes the standard one.
     """
     try:
         encoded = _encode(value)
     except UnicodeEncodeError:  # a lone surrogate: a browser cut an emoji in half
-        return json.dumps(value, separators=(",", ":"))
+        return _escaped(value)
     # NUL is escaped by both; only non-ASCII bytes need the slower encoder.
-    return encoded.decode("ascii") if encoded.isascii() else json.dumps(value, separators=(",", ":"))
+    return encoded.decode("ascii") if encoded.isascii() else _escaped(value)
+
+
+def _escaped(value: Any) -> str:
+    return json.dumps(msgspec.to_builtins(value), separators=(",", ":"))
 
 
 def decode(text: str) -> Any:

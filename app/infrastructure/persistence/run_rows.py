@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -187,11 +187,12 @@ def message_rows(record: RunRecord, conversation_id: str, last_position: int) ->
 
 
 def step_rows(run_id: str, steps: Sequence[Step]) -> list[dict[str, Any]]:
-    """Return rows of `agent_run_steps`."""
+    """Return rows of `agent_run_steps`, one a key: of a step that a batch has twice, what it became."""
+    latest = {short_text(step.key): step for step in steps}
     return [
         {
             "run_id": run_id,
-            "step": short_text(step.key),
+            "step": key,
             "kind": step.kind,
             "name": short_text(step.name),
             "agent": short_text(step.agent),
@@ -202,7 +203,7 @@ def step_rows(run_id: str, steps: Sequence[Step]) -> list[dict[str, Any]]:
             "started_at": step.started_at,
             "duration_ms": step.duration_ms,
         }
-        for step in steps
+        for key, step in latest.items()
     ]
 
 
@@ -308,6 +309,12 @@ def usage_rows(run: Run, calls: Sequence[CallUsage]) -> list[dict[str, Any]]:
         }
         for call in calls
     ]
+
+
+def calls_of(rows: Sequence[Row[*tuple[Any, ...]]]) -> tuple[CallUsage, ...]:
+    """Return the metered calls of rows of `agent_run_usage`, in the order of their ends."""
+    calls = [call_of(row) for row in rows]
+    return tuple(sorted(calls, key=lambda call: (call.started_at + timedelta(milliseconds=call.latency_ms), call.step)))
 
 
 def call_of(row: Row[*tuple[Any, ...]]) -> CallUsage:

@@ -230,8 +230,9 @@ runs = Table(
     ),
     Index(None, "organization_id", "id"),
     Index(
-        "ix_agent_runs_lease",
-        "lease_until_ms",
+        "ix_agent_runs_open",
+        "organization_id",
+        "id",
         sqlite_where=text("status in ('queued', 'running', 'waiting')"),
         postgresql_where=text("status in ('queued', 'running', 'waiting')"),
     ),

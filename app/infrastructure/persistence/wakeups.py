@@ -14,6 +14,7 @@ log = structlog.get_logger(__name__)
 
 FIRST_RETRY_S: Final = 0.2
 MAX_RETRY_S: Final = 10.0
+CONNECT_TIMEOUT_S: Final = 5.0
 
 
 class InProcessWakeups:
@@ -22,6 +23,11 @@ class InProcessWakeups:
     def __init__(self) -> None:
         """Nobody waits."""
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+
+    @property
+    def waiting(self) -> int:
+        """The number of waiters."""
+        return sum(map(len, self._waiting.values()))
 
     async def start(self) -> None:
         """Nothing to start."""
@@ -99,7 +105,7 @@ class PostgresWakeups(InProcessWakeups):
         lost = asyncio.Event()
         connection: Any = await asyncpg.connect(*arguments, **_for_asyncpg(dict(options)))
         try:
-            connection.add_termination_listener(lambda *_: lost.set())
+            connection.add_termination_listener(lambda *_: lost.set())  # pyright: ignore[reportUnknownLambdaType]
             await connection.add_listener(CHANNEL, self._heard)
             self.connected.set()
             self.announce_all()  # whatever was announced before the connection stood
@@ -120,4 +126,5 @@ def build_wakeups(engine: AsyncEngine) -> InProcessWakeups:
 def _for_asyncpg(options: dict[str, Any]) -> dict[str, Any]:
     """Return the options of a connection without those that only SQLAlchemy's own adapter knows."""
     ours = {"prepared_statement_cache_size", "prepared_statement_name_func", "async_fallback", "async_creator_fn"}
-    return {name: value for name, value in options.items() if name not in ours}
+    # The driver's own limit is a minute, for which a host that is gone would keep us from trying the next one.
+    return {"timeout": CONNECT_TIMEOUT_S} | {name: value for name, value in options.items() if name not in ours}

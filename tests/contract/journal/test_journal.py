@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from agents.extensions.memory import SQLAlchemySession
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -20,28 +20,23 @@ from app.infrastructure.persistence.tables import (
     completion_events,
     conversations,
     messages,
-    metadata,
     run_events,
     run_steps,
     run_usage,
     runs,
     sdk_messages,
 )
-from tests.contract.journal.factory import CALLER, NASTY, all_events, expire, new_run, record_of
-from tests.crash.worker import items_of
-
-
-@pytest.fixture
-def journal(engine: AsyncEngine) -> SqlRunJournal:
-    return SqlRunJournal(engine, lease_s=30)
-
-
-async def count_rows(engine: AsyncEngine) -> dict[str, int]:
-    async with engine.connect() as connection:
-        return {
-            table.name: (await connection.execute(select(func.count()).select_from(table))).scalar_one()
-            for table in metadata.sorted_tables
-        }
+from tests.contract.journal.factory import (
+    CALLER,
+    NASTY,
+    all_events,
+    count_rows,
+    deltas,
+    expire,
+    items_of,
+    new_run,
+    record_of,
+)
 
 
 async def test_a_first_run_opens_its_conversation_and_is_claimed(journal: SqlRunJournal, engine: AsyncEngine) -> None:
@@ -121,7 +116,7 @@ async def test_runs_of_one_conversation_wait_for_each_other(journal: SqlRunJourn
     claimed = await journal.claim("me", take_over=False)
     assert claimed is not None
     assert claimed.run.id == second.run.id
-    assert (claimed.run.fence, claimed.run.attempts) == (2, 1)
+    assert (claimed.run.fence, claimed.run.attempts) == (1, 1)
     assert claimed.run.options == second.run.options
     assert claimed.run.input == second.run.input
     assert [item.get("type", item.get("role")) for item in claimed.history] == [
@@ -196,8 +191,8 @@ async def test_renewing_keeps_a_lease(journal: SqlRunJournal, engine: AsyncEngin
     queued = (await journal.start(new_run(conversation_id=first.conversation_id), "me")).run
     for run in (first, queued):
         await expire(engine, run.id)
-    assert set(await journal.renew("me")) == {first.id}
-    assert await journal.renew("you") == set()
+    assert await journal.renew("me", [first.id, queued.id]) == {first.id: None, queued.id: None}
+    assert await journal.renew("you", [first.id, queued.id]) == {}
     assert await journal.claim("you", take_over=True) is None
 
 
@@ -215,8 +210,8 @@ async def test_the_end_of_a_run_fills_every_table(journal: SqlRunJournal, engine
     record = record_of(run, answer=NASTY)
     await journal.finish(run, record)
 
-    stored, ended = await journal.events(CALLER, run.id)
-    assert ended
+    stored, status = await journal.events(CALLER, run.id)
+    assert status is RunStatus.COMPLETED
     assert [event.sequence for event in stored] == list(range(1, len(all_events(run)) + 2))
     assert [event.event for event in stored[:-1]] == all_events(run)
     assert isinstance(stored[-1].event, RunCompleted)
@@ -304,11 +299,11 @@ async def test_ids_from_outside_may_have_any_length(journal: SqlRunJournal, engi
     endless = f"/t:call_{'x' * 900}\x00"
     record = replace(
         record,
-        steps=tuple(replace(step, key=f"{endless}{step.key}", name="n" * 400) for step in record.steps),
-        result=replace(
-            record.result,
+        rest=replace(
+            record.rest,
+            steps=tuple(replace(step, key=f"{endless}{step.key}", name="n" * 400) for step in record.rest.steps),
             calls=tuple(
-                replace(call, step=f"{endless}{call.step}", response_id="r" * 999) for call in record.result.calls
+                replace(call, step=f"{endless}{call.step}", response_id="r" * 999) for call in record.rest.calls
             ),
         ),
     )
@@ -320,14 +315,14 @@ async def test_ids_from_outside_may_have_any_length(journal: SqlRunJournal, engi
 async def test_a_run_that_has_not_ended(journal: SqlRunJournal) -> None:
     run = (await journal.start(new_run(), "me")).run
     assert await journal.result(CALLER, run.id) is None
-    assert await journal.events(CALLER, run.id) == ([], False)
+    assert await journal.events(CALLER, run.id) == ([], RunStatus.RUNNING)
 
 
 async def test_many_deltas_share_few_rows(journal: SqlRunJournal, engine: AsyncEngine) -> None:
     run = (await journal.start(new_run(), "me")).run
     record = record_of(run)
-    deltas = [replace(record.events[3], sequence=number) for number in range(1, 1001)]
-    await journal.finish(run, replace(record, events=(*deltas, replace(record.events[-1], sequence=1001))))
+    told = (*deltas(1, 1000), replace(record.rest.events[-1], sequence=1001))
+    await journal.finish(run, replace(record, rest=replace(record.rest, events=told)))
     assert (await count_rows(engine))["agent_run_events"] == 6
     stored, _ = await journal.events(CALLER, run.id, after=333)
     assert [event.sequence for event in stored] == list(range(334, 1002))

@@ -9,6 +9,7 @@ from agents import RunConfig
 
 from app.domain.models.conversations import Caller
 from app.domain.models.runs import Run
+from app.domain.models.tools import ToolCall, current_tool_call
 from app.infrastructure.providers.openai.recording import RunRecording
 
 
@@ -28,6 +29,15 @@ class RunContext:
     """The run's context variables."""
     metadata: Mapping[str, Any]
 
+    @property
+    def tool_call(self) -> ToolCall:
+        """The tool call that asks, with its idempotency key and, for a transactional tool, its database session.
+
+        Raises:
+            LookupError: no tool asks.
+        """
+        return current_tool_call()
+
 
 ContextFactory = Callable[[RunContext], Any]
 """Turns our context into the type the caller's agents were written for (`Agent[MyContext]`)."""
@@ -41,6 +51,8 @@ class ActiveRun:
     recording: RunRecording
     scope: str
     """`""`, or the path of the nested agent run the task is in."""
+    place: str | None = None
+    """The path of the tool call or guardrail that the task is in; None in the agent's own loop."""
     config: RunConfig | None = None
     """What the run's own agents run with; a nested run that is given no configuration of its own takes it over."""
 

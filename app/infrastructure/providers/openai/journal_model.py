@@ -1,5 +1,7 @@
 """The Model that wraps every model of a run: it meters each call, records it as a step, and tells its deltas.
 
+A call that an earlier attempt of the run has recorded is not made again: its recorded answer is given.
+
 It is the one place that sees every call: nested agents', retried, failed and cut ones too. Outside of a run it is
 transparent.
 """
@@ -28,12 +30,13 @@ from openai.types.responses import (
     ResponseCompletedEvent,
     ResponseOutputItemDoneEvent,
     ResponseReasoningItem,
+    ResponseUsage,
 )
 from openai.types.responses.response_prompt_param import ResponsePromptParam
 
 from app.domain.errors import ProviderError, ProviderRejected
 from app.infrastructure.providers.openai.call_ids import AnswerCallIds
-from app.infrastructure.providers.openai.context import ACTIVE_RUN, ActiveRun
+from app.infrastructure.providers.openai.context import ACTIVE_RUN
 from app.infrastructure.providers.openai.errors import cut_short, reported_failure
 from app.infrastructure.providers.openai.model_calls import ModelCall
 from app.infrastructure.providers.openai.recording import MAX_NAME_CHARS
@@ -80,7 +83,10 @@ class JournalModel(Model):
         }
         if active is None:
             return await self.inner.get_response(*arguments, **state)
-        call = self._begin(active, system_instructions, input)
+        call = ModelCall(active, self.model, system_instructions, input)
+        recorded = await call.begin()
+        if recorded is not None:
+            return recorded
         try:
             if streamed:
                 response = await _drained(self.inner.stream_response(*arguments, **state), call)
@@ -92,7 +98,7 @@ class JournalModel(Model):
         if conversation_id is None and previous_response_id is None:
             # Where the provider keeps the history, it knows its calls by their own ids, and they are unique.
             response = replace(response, output=AnswerCallIds(active.recording).unique(response.output))
-        call.succeeded(response)
+        await call.succeeded(response)
         _check_said_something(response)
         return response
 
@@ -112,6 +118,11 @@ class JournalModel(Model):
     ) -> AsyncIterator[TResponseStreamEvent]:
         """Stream the model for code inside a run that asks the Runner for a stream of its own."""
         active = ACTIVE_RUN.get()
+        call = None if active is None else ModelCall(active, self.model, system_instructions, input)
+        recorded = None if call is None else await call.begin()
+        if recorded is not None:
+            yield _completed(recorded, self.model)
+            return
         stream = self.inner.stream_response(
             system_instructions,
             input,
@@ -125,11 +136,10 @@ class JournalModel(Model):
             prompt=prompt,
         )
         async with closing(stream) as events:
-            if active is None:
+            if active is None or call is None:
                 async for event in events:
                     yield event
                 return
-            call = self._begin(active, system_instructions, input)
             own_ids = conversation_id is not None or previous_response_id is not None
             async with closing(_told(events, call, None if own_ids else AnswerCallIds(active.recording))) as told:
                 async for event in told:
@@ -148,11 +158,6 @@ class JournalModel(Model):
         if name == "inner" or name.startswith("__"):  # copy and pickle ask before there is an `inner`
             raise AttributeError(name)
         return getattr(self.inner, name)
-
-    def _begin(self, active: ActiveRun, instructions: str | None, request: str | list[TResponseInputItem]) -> ModelCall:
-        call = ModelCall(active, self.model, instructions, request)
-        call.begin()
-        return call
 
 
 class JournalModelProvider(ModelProvider):
@@ -249,7 +254,7 @@ async def _told(
                     whole = event.response.model_copy(update={"output": response.output})
                     event = event.model_copy(update={"response": whole})
                 recorded = True
-                call.succeeded(response)
+                await call.succeeded(response)
             yield event
     except BaseException as error:
         if not recorded:
@@ -257,6 +262,29 @@ async def _told(
         raise
     if not recorded:
         call.failed(reported_failure())
+
+
+def _completed(response: ModelResponse, model: str) -> ResponseCompletedEvent:
+    """Return a recorded answer as the one event of a stream: its deltas were told when it was made."""
+    usage = response.usage
+    whole = Response.model_construct(  # not checked: an endpoint's items may be of kinds the client does not know
+        id=response.response_id or FAKE_RESPONSES_ID,
+        created_at=0,
+        model=model,
+        object="response",
+        output=response.output,
+        parallel_tool_calls=True,
+        tool_choice="auto",
+        tools=[],
+        usage=ResponseUsage(
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            total_tokens=usage.total_tokens,
+            input_tokens_details=usage.input_tokens_details,
+            output_tokens_details=usage.output_tokens_details,
+        ),
+    )
+    return ResponseCompletedEvent(response=whole, sequence_number=0, type="response.completed")
 
 
 def _check_said_something(response: ModelResponse) -> None:

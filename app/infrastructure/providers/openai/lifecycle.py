@@ -11,8 +11,9 @@ from agents.tool_context import ToolContext
 
 from app.domain.models.events import AgentUpdated, HandoffOccurred, ToolOutput, ToolStarted
 from app.domain.models.runs import HandoffRecord, Step, ToolCallRecord
-from app.infrastructure.providers.openai.context import ACTIVE_RUN
-from app.infrastructure.providers.openai.recording import never_failing, short
+from app.infrastructure.providers.openai.context import ACTIVE_RUN, ActiveRun
+from app.infrastructure.providers.openai.journal_tools import is_durable, step_key
+from app.infrastructure.providers.openai.recording import never_failing
 from app.infrastructure.providers.openai.tool_calls import output_text
 
 _P = ParamSpec("_P")
@@ -42,7 +43,7 @@ class RecordingHooks(RunHooks[Any]):
         recording = active.recording
         before = recording.agents.get(active.scope)
         now = recording.agents[active.scope] = recording.key_of(agent.name)
-        if before is not None and before != now:
+        if before is not None and before != now and not recording.is_replaying(active.scope):
             recording.publish(AgentUpdated(now, active.scope))
 
     @_never_raises
@@ -55,13 +56,14 @@ class RecordingHooks(RunHooks[Any]):
         before, after = recording.key_of(from_agent.name), recording.key_of(to_agent.name)
         if not active.scope:
             recording.handoffs.append(HandoffRecord(before, after))
-        recording.publish(HandoffOccurred(before, after, active.scope))
+        if not recording.is_replaying(active.scope):
+            recording.publish(HandoffOccurred(before, after, active.scope))
 
     @_never_raises
     async def on_tool_start(self, context: RunContextWrapper[Any], agent: Agent[Any], tool: Tool) -> None:
-        """Tell that a tool is about to run."""
+        """Tell that a tool is about to run, unless it tells so itself."""
         active = ACTIVE_RUN.get()
-        if active is None:
+        if active is None or is_durable(tool):
             return
         recording = active.recording
         if isinstance(context, ToolContext):
@@ -69,31 +71,49 @@ class RecordingHooks(RunHooks[Any]):
         else:
             call_id, arguments = recording.unnamed_call_started(f"{active.scope} {tool.name}"), "{}"
         key = recording.key_of(agent.name)
-        step = short(f"{active.scope}/t:{call_id}")
+        step = step_key(active, call_id)
         recording.tool_started(step)
         recording.tool_calls[step] = ToolCallRecord(call_id, tool.name, arguments, None, key, None, active.scope)
-        recording.publish(ToolStarted(call_id, tool.name, arguments, key, active.scope))
+        if step not in recording.recorded:
+            recording.publish(ToolStarted(call_id, tool.name, arguments, key, active.scope))
 
-    @_never_raises
     async def on_tool_end(self, context: RunContextWrapper[Any], agent: Agent[Any], tool: Tool, result: object) -> None:
-        """Record a tool's output as a step."""
+        """Record a tool's output as a step, unless it has done so itself.
+
+        A tool whose time ran out has not: the SDK makes its output.
+
+        Raises:
+            LeaseLost, StorageUnavailable: it could not be recorded; this execution ends.
+        """
         active = ACTIVE_RUN.get()
-        if active is None:
-            return
-        recording = active.recording
-        if isinstance(context, ToolContext):
-            call_id, arguments = context.tool_call_id, context.tool_arguments
-        else:
-            call_id, arguments = recording.unnamed_call_ended(f"{active.scope} {tool.name}"), "{}"
-        step = short(f"{active.scope}/t:{call_id}")
-        started_at, duration_ms = recording.tool_ended(step)
-        output = output_text(result, tool)
-        key = recording.key_of(agent.name)
-        recording.tool_calls[step] = ToolCallRecord(
-            call_id, tool.name, arguments, output, key, duration_ms, active.scope
-        )
-        recording.steps.append(Step(step, "tool", tool.name, key, "done", None, output, None, started_at, duration_ms))
-        recording.publish(ToolOutput(call_id, tool.name, output, key, duration_ms, active.scope))
+        step = None if active is None else self._tool_ended(active, context, agent, tool, result)
+        if active is not None and step is not None:
+            await active.recording.log.record(step)
+
+    def _tool_ended(
+        self, active: ActiveRun, context: RunContextWrapper[Any], agent: Agent[Any], tool: Tool, result: object
+    ) -> Step | None:
+        with never_failing("on_tool_end"):
+            recording = active.recording
+            if isinstance(context, ToolContext):
+                call_id, arguments = context.tool_call_id, context.tool_arguments
+            else:
+                call_id, arguments = recording.unnamed_call_ended(f"{active.scope} {tool.name}"), "{}"
+            key = step_key(active, call_id)
+            if key in recording.done_tools or recording.approvals.waits_within(key):
+                return None
+            started_at, duration_ms = recording.tool_ended(key)
+            output = output_text(result, tool)
+            name = recording.key_of(agent.name)
+            recording.done_tools.add(key)
+            recording.tool_calls[key] = ToolCallRecord(
+                call_id, tool.name, arguments, output, name, duration_ms, active.scope
+            )
+            if key in recording.recorded and recording.recorded[key].state == "done":
+                return None
+            recording.publish(ToolOutput(call_id, tool.name, output, name, duration_ms, active.scope))
+            return Step(key, "tool", tool.name, name, "done", None, {"output": output}, None, started_at, duration_ms)
+        return None
 
 
 class CombinedHooks(RunHooks[Any]):

@@ -63,10 +63,13 @@ def _nested(options: dict[str, Any]) -> ActiveRun | None:
     active = ACTIVE_RUN.get()
     if active is None or isinstance(options.get("hooks"), RecordingHooks):
         return None
-    context = options.get("context")
-    call_id = context.tool_call_id if isinstance(context, ToolContext) else None
-    scope = active.recording.nested_scope(active.scope, call_id)
-    return replace(active, scope=scope, config=_config(options.get("run_config"), active))
+    if active.place is not None:
+        scope = active.recording.scope_in(active.place)
+    else:
+        context = options.get("context")
+        call_id = context.tool_call_id if isinstance(context, ToolContext) else None
+        scope = active.recording.nested_scope(active.scope, call_id)
+    return replace(active, scope=scope, place=None, config=_config(options.get("run_config"), active))
 
 
 def _agent(agent: Agent[Any], nested: ActiveRun) -> Agent[Any]:

@@ -1,7 +1,8 @@
 """The agents that really run: copies of the caller's where something must differ, and the originals are not touched.
 
-Two things make a copy necessary: an agent that carries a Model object of its own, whose calls would not be recorded;
-and one that names no model but has the settings which the SDK makes for its own default model, not for ours.
+A copy is necessary for an agent with tools, MCP servers or guardrails, whose calls and verdicts would not be recorded;
+for one that carries a Model object of its own; and for one that names no model but has the settings which the SDK makes
+for its own default model, not for ours.
 """
 
 from collections.abc import Awaitable, Callable
@@ -11,10 +12,13 @@ from functools import lru_cache
 from typing import Any
 from weakref import finalize, ref
 
-from agents import Agent, Handoff, Model, ModelSettings, RunContextWrapper
+from agents import Agent, Handoff, Model, ModelSettings, RunContextWrapper, Tool
 from agents.models import get_default_model, get_default_model_settings
 
+from app.infrastructure.providers.openai.guardrails import durable_input_guardrails, durable_output_guardrails
 from app.infrastructure.providers.openai.journal_model import JournalModel, model_name_of
+from app.infrastructure.providers.openai.journal_tools import durable_tool
+from app.infrastructure.providers.openai.mcp_listings import recorded_listings
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,7 @@ class _Original:
             agent is not None
             and len(agent.handoffs) == len(self.handoffs)
             and all(now is then() for now, then in zip(agent.handoffs, self.handoffs, strict=True))
-            and all(now is then for now, then in zip(_values(agent), self.values, strict=True))
+            and _same(_values(agent), self.values)
         )
 
 
@@ -61,18 +65,32 @@ def prepared(agent: Agent[Any], default_model: str | None, output_type: Any = No
     return new
 
 
+_LISTS = ("tools", "mcp_servers", "input_guardrails", "output_guardrails")
+
+
 def _values(agent: Agent[Any]) -> tuple[Any, ...]:
-    return tuple(value for name, value in vars(agent).items() if name != "handoffs")
+    """Return what an agent is made of; of lists their members, since callers change these in place."""
+    plain = (value for name, value in vars(agent).items() if name not in {"handoffs", *_LISTS} and name[0] != "_")
+    return (*plain, *(member for name in _LISTS for member in (name, *getattr(agent, name))))
 
 
 def _needs_copy(agent: Agent[Any], default_model: str | None, seen: set[int]) -> bool:
     if id(agent) in seen:
         return False
     seen.add(id(agent))
-    if _has_own_model(agent) or _has_foreign_settings(agent, default_model):
+    if _has_own_model(agent) or _has_foreign_settings(agent, default_model) or _has_steps(agent):
         return True
     # What a Handoff object leads to is known only when it is taken, so it counts as needing one.
     return any(isinstance(target, Handoff) or _needs_copy(target, default_model, seen) for target in agent.handoffs)
+
+
+def _same(now: tuple[Any, ...], then: tuple[Any, ...]) -> bool:
+    return len(now) == len(then) and all(one is other for one, other in zip(now, then, strict=True))
+
+
+def _has_steps(agent: Agent[Any]) -> bool:
+    """Tell whether anything but model calls of an agent is recorded."""
+    return any(getattr(agent, name) for name in _LISTS)
 
 
 def _has_own_model(agent: Agent[Any]) -> bool:
@@ -92,6 +110,16 @@ def _implicit_settings(model: str) -> ModelSettings:
     return get_default_model_settings(model)
 
 
+def _make_mcp_tools_durable(agent: Agent[Any]) -> None:
+    """Let an agent's copy wrap the tools that its MCP servers list, which are made anew for every model call."""
+    listed = agent.get_mcp_tools
+
+    async def get_mcp_tools(run_context: RunContextWrapper[Any]) -> list[Tool]:
+        return [durable_tool(tool) for tool in await listed(run_context)]
+
+    agent.get_mcp_tools = get_mcp_tools
+
+
 class _Copies:
     """Copies of agents that hand off to each other, perhaps in a circle: one copy an agent."""
 
@@ -106,7 +134,13 @@ class _Copies:
         made = self._made.get(id(agent))
         if made is not None:
             return made[1]
-        changes: dict[str, Any] = {"handoffs": []}
+        changes: dict[str, Any] = {
+            "handoffs": [],
+            "tools": [durable_tool(tool) for tool in agent.tools],
+            "mcp_servers": recorded_listings(agent.mcp_servers),
+            "input_guardrails": durable_input_guardrails(agent.input_guardrails),
+            "output_guardrails": durable_output_guardrails(agent.output_guardrails),
+        }
         if isinstance(agent.model, Model):
             changes["model"] = agent.model
             if not isinstance(agent.model, JournalModel):
@@ -117,6 +151,8 @@ class _Copies:
         if self._output_type is not None:
             changes["output_type"] = self._output_type
         new = agent.clone(**changes)
+        if agent.mcp_servers:
+            _make_mcp_tools_durable(new)
         self._made[id(agent)] = (agent, new)
         # Filled in afterwards, because agents may hand off to each other in a circle.
         for target in agent.handoffs:

@@ -1,20 +1,22 @@
-"""What one execution of a run gathers, so that its last transaction can write it: mutable, and of one task tree."""
+"""What one execution of a run knows and gathers: mutable, and of one task tree."""
 
+import asyncio
 import hashlib
 import time
 import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 
 from app.domain.models.conversations import Item
 from app.domain.models.events import RunEvent
-from app.domain.models.runs import HandoffRecord, Step, ToolCallRecord
+from app.domain.models.runs import ClaimedRun, HandoffRecord, Step, ToolCallRecord
 from app.domain.models.usage import CallUsage
-from app.domain.ports import Publish
+from app.domain.run_ports import RunLog
+from app.infrastructure.providers.openai.approvals import RunApprovals
 from app.infrastructure.providers.openai.prepended_history import PrependedHistory
 
 log = structlog.get_logger(__name__)
@@ -38,28 +40,40 @@ def traceback_of(error: BaseException) -> str:
 
 
 class RunRecording:
-    """Steps, metered calls, tool calls, handoffs and spans of one execution.
+    """What one execution knows of its run: what earlier attempts have recorded, and what it gathers itself.
 
     Everything is keyed by path, never by arrival, because tools and nested agents run at the same time.
     """
 
     def __init__(
         self,
-        publish: Publish,
+        claimed: ClaimedRun,
+        log: RunLog,
         *,
-        stream: bool,
-        history: Sequence[Item],
+        history: Sequence[Item] = (),
         key_of: Callable[[str], str] = lambda name: name,
+        on_replay_mismatch: Literal["continue", "fail"] = "continue",
     ) -> None:
-        """`stream`: whether model calls are streamed. `history`: what the run started from.
+        """`history`: what the run starts from. `key_of`: rows and events know the SDK's agents by key.
 
-        `key_of` returns the key of the SDK agent of a name: rows and events know agents by key.
+        `on_replay_mismatch`: what happens when a recorded model call does not fit what the agent asks now.
         """
-        self.stream = stream
+        self.run_id = claimed.run.id
+        self.attempt = claimed.run.fence
+        self.stream = claimed.run.stream
+        self.log = log
         self.key_of = key_of
+        self.on_replay_mismatch: Literal["continue", "fail"] = on_replay_mismatch
         self.started_at = datetime.now(UTC)
+        self.recorded: Mapping[str, Step] = claimed.steps
+        """Steps of earlier attempts, by key."""
+        self.recorded_calls: Mapping[str, CallUsage] = {call.step: call for call in claimed.calls}
+        self.approvals = RunApprovals(claimed.approvals)
+        self.replays_only = False
+        """True: nothing new may happen; whoever comes to something that is not recorded stands still."""
+        self.at_frontier = asyncio.Event()
+        """Set when someone has come to something that is not recorded."""
         self._started = time.monotonic()
-        self._publish = publish
         self._history = history
         self._model_calls: dict[str, int] = {}
         self._nested_runs: dict[str, int] = {}
@@ -67,10 +81,12 @@ class RunRecording:
         self._tools: dict[str, tuple[float, datetime]] = {}
         self._unnamed: dict[str, list[str]] = {}
         self._unnamed_count = 0
+        self.done_tools: set[str] = set()
+        """Keys of tool calls whose output this execution has recorded, or found recorded."""
+        self.listed: set[str] = set()
+        """Keys of the listings of MCP servers that this execution has recorded."""
         self.agents: dict[str, str] = {}
         """The key of the agent that each scope is in."""
-        self.steps: list[Step] = []
-        self.calls: list[CallUsage] = []
         self.tool_calls: dict[str, ToolCallRecord] = {}
         self.handoffs: list[HandoffRecord] = []
         self.responses: list[tuple[str, list[Item]]] = []
@@ -83,9 +99,15 @@ class RunRecording:
     def publish(self, event: RunEvent) -> None:
         """Tell the readers of the run; never raises."""
         try:  # not `never_failing`: this runs for every delta, and a context manager costs more than the delta
-            self._publish(event)
+            self.log.publish(event)
         except Exception as error:  # noqa: BLE001 - a broken reader must not fail a paid run; logged
             log.error("recording_failed", what="event", exception=traceback_of(error))
+
+    async def new_ground(self) -> None:
+        """Return where something new may happen; in a mere replay, never: it ends by being cancelled."""
+        if self.replays_only:
+            self.at_frontier.set()
+            await asyncio.get_running_loop().create_future()
 
     def elapsed_ms(self) -> int:
         """Return milliseconds since the execution began."""
@@ -96,11 +118,23 @@ class RunRecording:
         if self.first_token_ms is None:
             self.first_token_ms = self.elapsed_ms()
 
-    def next_model_step(self, scope: str) -> str:
-        """Return the path key of the next model call in a scope: `<scope>/m1`, then `<scope>/m2`."""
+    def next_model_step(self, scope: str) -> tuple[str, Step | None]:
+        """Return the path key of the next model call in a scope (`<scope>/m1`, then `<scope>/m2`), and its record.
+
+        A call that has failed is not replayed: what was recorded after it was the attempt that followed.
+        """
+        while True:
+            number = self._model_calls.get(scope, 0) + 1
+            self._model_calls[scope] = number
+            key = short(f"{scope}/m{number}")
+            step = self.recorded.get(key)
+            if step is None or step.state == "done":
+                return key, step
+
+    def is_replaying(self, scope: str) -> bool:
+        """Tell whether the next model call of a scope is recorded, so that what leads to it has been told before."""
         number = self._model_calls.get(scope, 0) + 1
-        self._model_calls[scope] = number
-        return short(f"{scope}/m{number}")
+        return short(f"{scope}/m{number}") in self.recorded
 
     def nested_scope(self, scope: str, call_id: str | None) -> str:
         """Return the path of a nested agent run: of the tool call it serves, or numbered when no call is known."""
@@ -109,6 +143,12 @@ class RunRecording:
         number = self._nested_runs.get(scope, 0) + 1
         self._nested_runs[scope] = number
         return f"{scope}/r{number}"
+
+    def scope_in(self, place: str) -> str:
+        """Return the path of a nested run that something with a path of its own starts: the same, then `<path>/r2`."""
+        number = self._nested_runs.get(place, 0) + 1
+        self._nested_runs[place] = number
+        return place if number == 1 else short(f"{place}/r{number}")
 
     def claim_call_id(self, call_id: str) -> bool:
         """Take a tool call's id for this run; False when the history or an earlier call has it already."""

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from agents import ModelProvider, ModelSettings, RunConfig, gen_trace_id
 
@@ -23,6 +23,9 @@ class RunDefaults:
     max_turns: int = DEFAULT_MAX_TURNS
     trace_content: bool = False
     """Whether spans hold inputs and outputs; the steps hold them anyway."""
+    on_replay_mismatch: Literal["continue", "fail"] = "continue"
+    """When a recorded model call does not fit what the agent asks now: the record wins and it is logged, or the run
+    fails."""
 
 
 def run_config(run: Run, provider: ModelProvider, defaults: RunDefaults) -> RunConfig:

@@ -1,5 +1,6 @@
 """The only caller of the Runner: one run, plain or streamed, from a claimed row to what is to be recorded."""
 
+import asyncio
 from typing import Any, cast
 
 import structlog
@@ -10,15 +11,18 @@ from app.domain.errors import (
     AgentFailed,
     AppError,
     GuardrailTripped,
+    LeaseLost,
     ProviderError,
     ProviderRejected,
     RateLimited,
     RequestError,
+    StorageUnavailable,
 )
+from app.domain.models.approvals import ApprovalRequest
 from app.domain.models.conversations import Item
 from app.domain.models.events import ApprovalRequested, RunStarted
 from app.domain.models.runs import ClaimedRun, ErrorInfo, RunOutcome, RunStatus
-from app.domain.ports import Publish
+from app.domain.run_ports import RunLog
 from app.infrastructure.providers.openai import tool_calls
 from app.infrastructure.providers.openai.buffered_session import BufferedSession
 from app.infrastructure.providers.openai.context import ACTIVE_RUN, ActiveRun, ContextFactory, run_context
@@ -38,6 +42,8 @@ log = structlog.get_logger(__name__)
 
 _REFUSED = frozenset({400, 413, 415, 422})
 """What an endpoint answers to a request whose content it will never take."""
+_REPLAY_TURNS = 100
+"""Of the event loop; what is recorded needs no more than a few of them to be given back."""
 
 
 class OpenAIAgentRuntime:
@@ -56,9 +62,9 @@ class OpenAIAgentRuntime:
         self.defaults = defaults
         self.context_factory = context_factory
 
-    def open(self, claimed: ClaimedRun, publish: Publish) -> "OpenAIExecution":
+    def open(self, claimed: ClaimedRun, log: RunLog) -> "OpenAIExecution":
         """Prepare one execution; see the port."""
-        return OpenAIExecution(self, claimed, publish)
+        return OpenAIExecution(self, claimed, log)
 
 
 class OpenAIExecution:
@@ -68,7 +74,7 @@ class OpenAIExecution:
     underneath when someone listens. The Runner's own stream would cost every delta a second queue.
     """
 
-    def __init__(self, runtime: OpenAIAgentRuntime, claimed: ClaimedRun, publish: Publish) -> None:
+    def __init__(self, runtime: OpenAIAgentRuntime, claimed: ClaimedRun, log: RunLog) -> None:
         """Everything this run gathers lives in its recording."""
         self._runtime = runtime
         self._run = claimed.run
@@ -78,28 +84,55 @@ class OpenAIExecution:
         self._undelivered: list[Item] = [] if self._local else tool_calls.undelivered(claimed.history)
         self._session = BufferedSession(claimed.run.session_id, self._history)
         self._recording = RunRecording(
-            publish, stream=claimed.run.stream, history=self._history, key_of=runtime.registry.key_named
+            claimed,
+            log,
+            history=self._history,
+            key_of=runtime.registry.key_named,
+            on_replay_mismatch=runtime.defaults.on_replay_mismatch,
         )
         self._trace_id: str | None = None
 
     async def run(self) -> RunOutcome:
-        """Execute the run to its end; see the port."""
+        """Execute the run to its end or until it waits; see the port."""
         run = self._run
-        self._recording.publish(RunStarted(run.id, run.conversation_id, run.agent, run.attempts))
-        token = None
+        self._recording.publish(RunStarted(run.id, run.conversation_id, run.agent, run.fence))
         try:
-            config = run_config(run, self._runtime.models, self._runtime.defaults)
-            context = run_context(run)
-            token = ACTIVE_RUN.set(ActiveRun(context, self._recording, "", config))
-            given = self._runtime.context_factory(context) if self._runtime.context_factory else context
-            return self._finished(await self._call_runner(config, given))
+            return self._finished(await self._entered())
+        except (LeaseLost, StorageUnavailable):
+            raise  # nothing more can be recorded: this execution is over, the run is not
         except Exception as error:  # noqa: BLE001 - an agent's code may raise anything; it is logged, translated, recorded
             translated = translate(error)
             _log_failure(run.id, error, translated)
             return self._ended(RunStatus.FAILED, _error_info(translated))
+
+    async def replay(self) -> None:
+        """Go through what is recorded; see the port."""
+        recording = self._recording
+        recording.replays_only = True
+        running = asyncio.create_task(self._entered(), name=f"replay {self._run.id}")
+        frontier = asyncio.create_task(recording.at_frontier.wait())
+        try:
+            await asyncio.wait((running, frontier), return_when=asyncio.FIRST_COMPLETED)
+            for _ in range(_REPLAY_TURNS):  # what runs beside the one that stands still comes to its end
+                if not running.done():
+                    await asyncio.sleep(0)
         finally:
-            if token is not None:
-                ACTIVE_RUN.reset(token)
+            frontier.cancel()
+            running.cancel()
+            await asyncio.wait((frontier, running))
+        if not running.cancelled() and running.exception() is not None:
+            log.info("replay_ended_early", run_id=self._run.id, error=type(running.exception()).__name__)
+
+    async def _entered(self) -> RunResult:
+        """Call the Runner with everything inside of it knowing its run."""
+        config = run_config(self._run, self._runtime.models, self._runtime.defaults)
+        context = run_context(self._run)
+        token = ACTIVE_RUN.set(ActiveRun(context, self._recording, "", config=config))
+        try:
+            given = self._runtime.context_factory(context) if self._runtime.context_factory else context
+            return await self._call_runner(config, given)
+        finally:
+            ACTIVE_RUN.reset(token)
 
     async def _call_runner(self, config: RunConfig, context: Any) -> RunResult:
         run = self._run
@@ -134,34 +167,37 @@ class OpenAIExecution:
 
     def _finished(self, result: RunResult) -> RunOutcome:
         if result.interruptions:
-            for item in result.interruptions:
-                self._recording.publish(
-                    ApprovalRequested(
-                        item.call_id or "",
-                        item.tool_name or "",
-                        str(item.arguments or ""),
-                        self._runtime.registry.key_of(item.agent),
-                    )
-                )
-            return self._ended(
-                RunStatus.FAILED,
-                ErrorInfo("approval_required", "A tool needs a person's approval, and this server takes none yet."),
-            )
+            return self._waiting(result)
         output = json_output(result.final_output)
         items = self._items() if self._local else self._server_items(result)
         return self._outcome(
             RunStatus.COMPLETED, self._runtime.registry.key_of(result.last_agent), output, text_output(output), items
         )
 
+    def _waiting(self, result: RunResult) -> RunOutcome:
+        """Return that the run waits for people; what it has done is in its steps, and its history is written later."""
+        approvals = self._recording.approvals
+        if not approvals.undecided:
+            item = result.interruptions[0]
+            log.warning("approval_not_possible", run_id=self._run.id, tool=item.tool_name, agent=item.agent.name)
+            message = "A tool that is not a function asked for an approval, which only functions and MCP tools can get."
+            return self._ended(RunStatus.FAILED, ErrorInfo(AgentFailed.code, message))
+        for request in approvals.unheard:
+            self._recording.publish(
+                ApprovalRequested(request.call_id, request.tool, request.arguments, request.agent, request.scope)
+            )
+        agent = self._runtime.registry.key_of(result.last_agent)
+        return self._outcome(RunStatus.WAITING, agent, None, "", [], approvals=approvals.undecided)
+
     def interrupted(self, reason: str) -> RunOutcome:
         """Return the outcome of a stopped run; see the port."""
         message = {
             "user": "The run was cancelled.",
+            "interrupted": "A newer message of the conversation interrupted the run.",
             "timeout": "The run took longer than its time limit.",
-            "shutdown": "The server stopped before the run ended.",
-            "process_lost": "The process that executed the run was lost.",
+            "process_lost": "The processes that executed the run were lost, one after another.",
         }[reason]
-        status = RunStatus.CANCELLED if reason in {"user", "timeout"} else RunStatus.FAILED
+        status = RunStatus.FAILED if reason == "process_lost" else RunStatus.CANCELLED
         return self._ended(status, ErrorInfo("run_cancelled", message, {"reason": reason}))
 
     def _ended(self, status: RunStatus, error: ErrorInfo) -> RunOutcome:
@@ -204,6 +240,7 @@ class OpenAIExecution:
         output_text: str,
         items: list[Item],
         error: ErrorInfo | None = None,
+        approvals: tuple[ApprovalRequest, ...] = (),
     ) -> RunOutcome:
         recording = self._recording
         return RunOutcome(
@@ -212,8 +249,6 @@ class OpenAIExecution:
             output=output,
             output_text=output_text,
             items=tuple(items),
-            steps=tuple(recording.steps),
-            calls=tuple(recording.calls),
             tool_calls=tuple(recording.tool_calls.values()),
             handoffs=tuple(recording.handoffs),
             response_ids=tuple(response_id for response_id, _ in recording.responses if response_id),
@@ -222,6 +257,7 @@ class OpenAIExecution:
             started_at=recording.started_at,
             first_token_ms=recording.first_token_ms,
             error=error,
+            approvals=approvals,
         )
 
 

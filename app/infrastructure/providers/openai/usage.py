@@ -8,6 +8,7 @@ from typing import Any
 
 import tiktoken
 from agents import Usage
+from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
 
 from app.domain.models.usage import TokenUsage
 from app.infrastructure.providers.openai import wire_json
@@ -38,6 +39,20 @@ def token_usage(usage: Usage) -> TokenUsage:
         cache_write_tokens=usage.input_tokens_details.cache_write_tokens,
         output_tokens=usage.output_tokens,
         reasoning_tokens=usage.output_tokens_details.reasoning_tokens,
+    )
+
+
+def sdk_usage(tokens: TokenUsage) -> Usage:
+    """Return the usage of one call as the SDK knows it: `token_usage` the other way."""
+    return Usage(
+        requests=tokens.requests,
+        input_tokens=tokens.input_tokens,
+        output_tokens=tokens.output_tokens,
+        total_tokens=tokens.total_tokens,
+        input_tokens_details=InputTokensDetails(
+            cached_tokens=tokens.cached_tokens, cache_write_tokens=tokens.cache_write_tokens
+        ),
+        output_tokens_details=OutputTokensDetails(reasoning_tokens=tokens.reasoning_tokens),
     )
 
 
