@@ -49,9 +49,10 @@ from app.services.client_sessions import ClientSessionService
 from app.services.conversations import ConversationService
 from app.services.executions import ExecutionLimits, Executions
 from app.services.memory import OpenAIRuntime
+from app.services.retention import RetentionAges, RetentionService
 from app.services.run_log import LogTimes
 from app.services.run_requests import RunLimits
-from app.services.runs import RetentionAges, RunService
+from app.services.runs import RunService
 from app.services.usage import UsageService
 from app.settings import Settings, load_settings
 
@@ -160,10 +161,8 @@ async def open_container(
             dispatcher=dispatcher,
             executions=executions,
             wakeups=wakeups,
-            retention=SqlRunRetention(engine),
-            clock=clock,
+            retention=RetentionService(SqlRunRetention(engine), clock, _retention_ages(settings)),
             limits=_run_limits(settings),
-            ages=_retention_ages(settings),
         )
         await dispatcher.start(executions.execute, executions.stop)
         stack.push_async_callback(dispatcher.stop, settings.runs.shutdown_grace_s)

@@ -14,6 +14,7 @@ from app.infrastructure.dispatch.in_process import InProcessDispatcher
 from app.infrastructure.persistence.journal import SqlRunJournal
 from app.infrastructure.prices import GenaiPriceList
 from app.services.executions import ExecutionLimits, Executions
+from app.services.retention import RetentionService
 from app.services.run_requests import RunLimits
 from app.services.runs import RunService
 
@@ -61,8 +62,7 @@ async def run_process(
         dispatcher=dispatcher,
         executions=executions,
         wakeups=wakeups,
-        retention=SqlRunRetention(engine),
-        clock=SystemClock(),
+        retention=RetentionService(SqlRunRetention(engine), SystemClock()),
         limits=limits or RunLimits(),
     )
     await wakeups.start()

@@ -126,7 +126,7 @@ def _decide(chosen: Chosen, printing: Printing, commands: Commands, *, approve: 
     if printing.as_json:
         print_json({"run_id": chosen.run, "undecided": undecided})
     elif undecided:
-        notice(f"{undecided} requests of {chosen.run} are still open.")
+        notice(f"{chosen.run} still waits; open requests: {undecided}")
     else:
         notice(f"{chosen.run} goes on where a server claims it, or with: {commands.line('runs', 'resume', chosen.run)}")
     return 0

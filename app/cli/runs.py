@@ -59,7 +59,7 @@ class Shown:
 class Cancellation:
     """Which runs are to end."""
 
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="The runs.")]
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="The runs.")]
     as_json: JsonFlag = False
 
 
@@ -175,7 +175,7 @@ async def _left(container: "Container", caller: Caller, run_id: str, last_sequen
         return last_sequence - 1  # its last event says so, and the stream ends with it
     if run.status is RunStatus.RUNNING:
         raise CommandFailed(
-            f"{run_id} is executed by {run.owner}. It can be claimed once that process has let go of it."
+            f"{run_id} is executed by {run.owner}. If that process is lost, try again when its lease is over."
         )
     raise CommandFailed(f"{run_id} is queued behind an earlier run of {run.conversation_id}, or held by {run.owner}.")
 

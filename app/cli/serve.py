@@ -1,12 +1,14 @@
 """`durable-agents serve`: the HTTP server."""
 
 import asyncio
+import importlib
 import math
 import os
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
     from app.bootstrap import Container
     from app.settings import Settings
 
-APPLICATION: Final = "app.api.application:create_app"
+APPLICATION: Final = "app.api.application"
+"""Imported by its name: the surfaces do not know each other."""
 
 BACKLOG: Final = 2048
 """Connections that wait; uvicorn's own default."""
@@ -88,14 +91,14 @@ def uvicorn_config(settings: "Settings", **options: Any) -> "uvicorn.Config":
     import uvicorn  # noqa: PLC0415 - see app.cli.system
 
     return uvicorn.Config(
-        APPLICATION,
+        f"{APPLICATION}:create_app",
         factory=True,
         host=settings.server.host,
         port=settings.server.port,
         log_config=None,  # ours stays as it is
         access_log=False,  # it writes query strings, which may hold session ids; the application logs every request
         server_header=False,
-        # Open streams end after this; their runs go on or are handed back when the application stops.
+        # Replies that are open then are cut; their runs go on, or are handed back when the application stops.
         timeout_graceful_shutdown=max(1, math.ceil(settings.runs.shutdown_grace_s)),
         **options,
     )
@@ -133,14 +136,19 @@ def serve_process(
 ) -> None:
     """Check that the system can start and tell about it, then serve in this process until a signal ends it.
 
+    Event streams end at the signal, so that the time to stop is the runs' alone.
+
     Raises:
         ConfigurationError: a setting, an agent or the database is wrong.
         CommandFailed: the application did not start.
     """
-    import uvicorn  # noqa: PLC0415 - see app.cli.system
+    from app.cli.http_server import HttpServer  # noqa: PLC0415 - see app.cli.system
 
+    application = importlib.import_module(APPLICATION)
+    app = application.create_app()
     asyncio.run(_check(settings, tell))
-    server = uvicorn.Server(config)
+    config.app, config.factory = app, False  # a name until here, as `dev` hands the configuration to new processes
+    server = HttpServer(config, partial(application.stop_streams, app))
     # uvicorn leaves with a code of its own when the start failed, and raises Ctrl-C again after an orderly end.
     with suppress(SystemExit, KeyboardInterrupt):
         server.run(list(sockets))

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 
 import structlog
 
@@ -14,7 +13,6 @@ from app.domain.models.events import EventBatch
 from app.domain.models.runs import (
     FINAL_STATUSES,
     ClaimedRun,
-    Expiry,
     NewRun,
     Pruned,
     RunRequest,
@@ -23,24 +21,16 @@ from app.domain.models.runs import (
     RunSummary,
     StartedRun,
 )
-from app.domain.ports import AgentProvider, Clock
-from app.domain.run_ports import Dispatcher, RunJournal, RunRetention, Wakeups
+from app.domain.ports import AgentProvider
+from app.domain.run_ports import Dispatcher, RunJournal, Wakeups
 from app.services.executions import Executions
+from app.services.retention import RetentionService
 from app.services.run_events import LOG_POLL_S, RunReader
 from app.services.run_requests import RunLimits, check_request, checked_input, request_digest
 
 log = structlog.get_logger(__name__)
 
 MAX_PAGE = 100
-
-
-@dataclass(frozen=True, slots=True)
-class RetentionAges:
-    """How long rows of finished runs are kept, in days; None: for ever."""
-
-    deltas_d: float | None = 7.0
-    journal_d: float | None = 90.0
-    batch_rows: int = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +66,8 @@ class RunService:
         dispatcher: Dispatcher,
         executions: Executions,
         wakeups: Wakeups,
-        retention: RunRetention,
-        clock: Clock,
+        retention: RetentionService,
         limits: RunLimits,
-        ages: RetentionAges | None = None,
     ) -> None:
         """`executions` are the runs of this process; the journal knows all."""
         self._provider = provider
@@ -88,9 +76,7 @@ class RunService:
         self._executions = executions
         self._wakeups = wakeups
         self._retention = retention
-        self._clock = clock
         self._limits = limits
-        self._ages = ages or RetentionAges()
 
     async def start(self, request: RunRequest) -> RunHandle:
         """Accept a run and return at once; it is executed whether or not anyone reads it.
@@ -273,14 +259,8 @@ class RunService:
         return await self._journal.summary(caller, run_id)
 
     async def prune(self, *, dry_run: bool = False) -> Pruned:
-        """Delete rows of finished runs that are older than the settings keep them; see `RunRetention`."""
-        now = self._clock.now()
-
-        def before(days: float | None) -> datetime | None:
-            return None if days is None else now - timedelta(days=days)
-
-        expiry = Expiry(before(self._ages.deltas_d), before(self._ages.journal_d))
-        return await self._retention.prune(expiry, batch_rows=self._ages.batch_rows, dry_run=dry_run)
+        """Delete rows of finished runs that are older than the settings keep them; see `RetentionService`."""
+        return await self._retention.prune(dry_run=dry_run)
 
 
 def _checked_limit(limit: int) -> int:

@@ -1,6 +1,7 @@
 """Fixtures of the command line's tests."""
 
 import logging
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,3 +31,12 @@ def program(
 ) -> Program:
     """Return the program with a database of its own."""
     return Program(tmp_path, monkeypatch, capsys)
+
+
+@pytest.fixture
+def careful(program: Program, monkeypatch: pytest.MonkeyPatch) -> Program:
+    """Return the program with agents whose tools need approval; `called.txt` says what they did."""
+    shutil.copy(Path(__file__).with_name("careful.py"), program.folder)
+    program.environment["APP_AGENTS"] = "careful:agents"
+    monkeypatch.delitem(sys.modules, "careful", raising=False)
+    return program

@@ -15,6 +15,7 @@ RESULT_KEYS = {
     "duration_ms",
     "model",
     "error",
+    "approvals",
 }
 
 

@@ -1,7 +1,8 @@
-"""A process that kills itself at a chosen point of a run's last transaction.
+"""A process that kills itself at a chosen point of a run.
 
-It imports everything once and then forks for every point it is asked for: a line `{"url", "point"}` on standard input
-gives a line `{"run", "killed", "points"}` on standard output.
+It imports everything once and then forks for every point it is asked for: a line
+`{"url", "name", "stream", "point", "calls", "report"}` on standard input gives a line `{"killed", "points"}` on
+standard output. `points` are the kinds of the points of a run that was not killed; the first point is number 1.
 """
 
 import asyncio
@@ -15,64 +16,67 @@ from typing import Any
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.domain.models.runs import NewRun, Run, RunRecord, StartedRun
+from app.domain.models.runs import RunRequest
 from app.infrastructure.persistence.engine import build_engine
 from app.infrastructure.persistence.journal import SqlRunJournal
 from app.infrastructure.telemetry.logs import configure_logs
-from tests.crash.worker import working
+from tests.crash.scenario import CallFile, build_agent
+from tests.crash.worker import CALLER, working
 
 LEASE_S = 0.3
 
 
 class Points:
-    """Counts the points of the last transaction and dies at one of them."""
+    """Counts the points of a run and dies at one of them.
+
+    A point is before or after a statement, and before or after a commit. A statement in AUTOCOMMIT is a commit.
+    """
 
     def __init__(self, engine: AsyncEngine, fatal: int) -> None:
-        self.count = 0
+        self.kinds: list[str] = []
         self.armed = False
         self.fatal = fatal
-        for name in ("before_cursor_execute", "after_cursor_execute", "begin", "commit"):
-            event.listen(engine.sync_engine, name, self.reach)
+        event.listen(engine.sync_engine, "before_cursor_execute", lambda *told: self._statement("before", told[0]))
+        event.listen(engine.sync_engine, "after_cursor_execute", lambda *told: self._statement("after", told[0]))
+        dialect: Any = engine.sync_engine.dialect
+        commit = dialect.do_commit
 
-    def reach(self, *_: Any) -> None:
+        def counted(connection: Any) -> None:
+            # A connection in AUTOCOMMIT has nothing to commit, but the dialect is asked to all the same.
+            if getattr(connection, "isolation_level", None) == "autocommit":
+                return commit(connection)
+            self.reach("before commit")
+            commit(connection)
+            self.reach("after commit")
+            return None
+
+        dialect.do_commit = counted
+
+    def _statement(self, when: str, connection: Any) -> None:
+        autocommit = connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
+        self.reach(f"{when} {'commit' if autocommit else 'statement'}")
+
+    def reach(self, kind: str) -> None:
         if not self.armed:
             return
-        self.count += 1
-        if self.count == self.fatal:
+        self.kinds.append(kind)
+        if len(self.kinds) == self.fatal:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-class CountedJournal(SqlRunJournal):
-    """Arms the points when the last transaction begins; the point after its commit is the last one."""
-
-    def __init__(self, engine: AsyncEngine, points: Points, report: Path) -> None:
-        super().__init__(engine, lease_s=LEASE_S)
-        self.points = points
-        self.report = report
-
-    async def start(self, new: NewRun, owner: str) -> StartedRun:
-        started = await super().start(new, owner)
-        # The test must know the run that is about to be killed.
-        told = {"run": started.run.id, "conversation": started.run.conversation_id}
-        self.report.write_text(json.dumps(told))
-        return started
-
-    async def finish(self, run: Run, record: RunRecord) -> None:
-        self.points.armed = True
-        await super().finish(run, record)
-        self.points.reach()
-        self.points.armed = False
-
-
-async def run_once(url: str, fatal: int, report: Path) -> None:
-    engine = build_engine(url)
-    points = Points(engine, fatal)
-    journal = CountedJournal(engine, points, report)
-    async with working(engine, journal=journal, lease_s=LEASE_S) as worker:
-        await worker.say("tool one")
+async def run_once(asked: dict[str, Any]) -> list[str]:
+    engine = build_engine(asked["url"])
+    points = Points(engine, asked["point"])
+    # The lease is short for the process that takes over; renewing it would add points at random.
+    journal = SqlRunJournal(engine, lease_s=LEASE_S)
+    agent = build_agent(CallFile(Path(asked["calls"])))
+    async with working(engine, journal=journal, agent=agent) as worker:
+        points.armed = True
+        handle = await worker.runs.start(RunRequest(CALLER, asked["name"], stream=asked["stream"]))
+        await handle.result()
+        points.armed = False
     await engine.dispose()
-    told = json.loads(report.read_text())
-    report.write_text(json.dumps({**told, "points": points.count}))
+    return points.kinds
 
 
 def main() -> None:
@@ -80,17 +84,19 @@ def main() -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         report = Path(asked["report"])
+        report.unlink(missing_ok=True)
         child = os.fork()
         if child == 0:
             try:
-                asyncio.run(run_once(asked["url"], asked["point"], report))
+                report.write_text(json.dumps({"points": asyncio.run(run_once(asked))}))
             except BaseException as error:
                 report.write_text(json.dumps({"error": repr(error)}))
                 os._exit(1)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-        print(json.dumps({**json.loads(report.read_text()), "killed": killed}), flush=True)
+        told = json.loads(report.read_text()) if report.exists() else {}
+        print(json.dumps({**told, "killed": killed}), flush=True)
 
 
 if __name__ == "__main__":

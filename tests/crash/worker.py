@@ -80,6 +80,7 @@ async def working(
     agent: Agent[Any] | None = None,
     retry_s: float = 30,
     grace_s: float = 5,
+    max_attempts: int = 5,
 ) -> AsyncIterator[Worker]:
     """Run one process of the system over an engine."""
     agent = agent or Agent(name="scribe", model=StatelessModel(), tools=[note])
@@ -91,7 +92,7 @@ async def working(
             lease_s=lease_s,
             take_over=take_over,
             journal=journal,
-            execution=ExecutionLimits(timeout_s=60, log=LogTimes(retry_s=retry_s)),
+            execution=ExecutionLimits(timeout_s=60, max_attempts=max_attempts, log=LogTimes(retry_s=retry_s)),
             grace_s=grace_s,
         ) as process:
             yield Worker(**vars(process))

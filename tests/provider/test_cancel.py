@@ -24,7 +24,7 @@ async def stopped(served: Served, given: str, reached: Any, reason: str, *, stre
     handle = await served.start(given, stream=stream, **options)
     await asyncio.wait_for(reached(), 5)
     if reason == "user":
-        assert served.runs.cancel(CALLER, handle.run_id)
+        assert await served.runs.cancel(CALLER, handle.run_id) is RunStatus.RUNNING
     ran = await asyncio.wait_for(served.ended(handle), 5)
     assert ran.result.status is RunStatus.CANCELLED
     assert ran.result.error is not None

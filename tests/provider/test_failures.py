@@ -202,22 +202,6 @@ async def test_the_failure_of_a_scripted_model_in_turn_two(serve: Any, stream: b
     assert kinds(model.last_call.input) == [*ran.kinds, "user"]
 
 
-async def test_an_approval_is_asked_for_and_the_call_closed(serve: Any, fake: FakeOpenAI) -> None:
-    @function_tool(needs_approval=True)
-    def delete() -> str:
-        """Delete all."""
-        return "deleted"
-
-    served = await serve(Agent(name="a", tools=[delete]), options=endpoint(fake))
-    fake.script([Call("delete", {}, "call_1")])
-    ran = await served.run("go")
-    failed_with(ran, "approval_required")
-    asked = next(event for event in ran.events if event.type == "approval.requested")
-    assert (asked.call_id, asked.name, asked.agent) == ("call_1", "delete", "a")
-    assert ran.kinds == ["user", "function_call", "function_call_output"]
-    await goes_on(served, fake, ran)
-
-
 async def test_a_context_factory_that_raises_is_a_failed_run(serve: Any) -> None:
     def broken(_context: Any) -> Any:
         raise KeyError("secret")

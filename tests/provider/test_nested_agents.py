@@ -220,7 +220,7 @@ async def test_a_tool_that_calls_the_runner_itself(serve: Any, fake: FakeOpenAI)
     ran = await served.run("go")
     assert ran.result.output == "done"
     assert ran.result.tool_calls[0].output == "A B"
-    assert sorted(call.step for call in ran.result.calls) == ["/m1", "/m2", "/r1/m1", "/r2/m1"]
+    assert sorted(call.step for call in ran.result.calls) == ["/m1", "/m2", "/t:call_1/m1", "/t:call_1/r2/m1"]
     assert {call.model for call in ran.result.calls} == {"gpt-4.1-mini"}
 
 
@@ -246,8 +246,8 @@ async def test_a_nested_run_with_a_model_or_provider_of_its_own_is_recorded(serv
     assert {call.step: call.model for call in ran.result.calls} == {
         "/m1": "ScriptedModel",
         "/m2": "ScriptedModel",
-        "/r1/m1": "ScriptedModel",
-        "/r2/m1": "special",
+        "/t:call_1/m1": "ScriptedModel",
+        "/t:call_1/r2/m1": "special",
     }
 
 

@@ -141,7 +141,7 @@ async def test_calls_that_a_failed_run_left_open_are_answered_by_the_next(serve:
         async for batch in batches:
             if any(isinstance(one.event, ToolOutput) for one in batch.events):
                 break
-    served.runs.cancel(CALLER, handle.run_id)
+    await served.runs.cancel(CALLER, handle.run_id)
     ran = await served.ended(handle)
     assert ran.result.status is RunStatus.CANCELLED
     assert ran.kinds == ["user", *["function_call"] * 2, *["function_call_output"] * 2]

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Set
 from typing import Final
 
 import structlog
@@ -64,6 +64,8 @@ class InProcessDispatcher:
             asyncio.create_task(self._renew_forever(), name="renew-leases"),
             asyncio.create_task(self._claim_forever(), name="claim-runs"),
         ]
+        for task in self._side_tasks:
+            task.add_done_callback(self._side_task_ended)
 
     def execute(self, claimed: ClaimedRun) -> None:
         """Execute a claimed run; see the port."""
@@ -147,6 +149,15 @@ class InProcessDispatcher:
             if not waiting:
                 self._slots.release()
 
+    def _side_task_ended(self, task: asyncio.Task[None]) -> None:
+        """Give up everything when the renewing or the claiming has died of a fault: others go on with the runs."""
+        if task.cancelled() or self._stopping:
+            return
+        log.critical("dispatcher_died", owner=self.owner, task=task.get_name(), exc_info=task.exception())
+        self._stopping = True
+        for run_id in [*self._running, *self._queued]:
+            self._stop(run_id, "hand_back")
+
     def _ended(self, run_id: str) -> None:
         self._running.pop(run_id, None)
         self._missed.discard(run_id)
@@ -185,16 +196,20 @@ class InProcessDispatcher:
             except StorageUnavailable:
                 log.warning("renew_failed", owner=self.owner)
                 continue
-            for run_id, reason in renewed.items():
-                if reason is not None:
-                    self._stop(run_id, reason)
-            # A run may end or be claimed between the two looks, so only the second miss in a row is a lost lease.
-            missing = (held & (self._running.keys() | self._queued)) - renewed.keys()
-            for run_id in missing & self._missed:
-                log.warning("lease_lost", run_id=run_id)
-                self._queued.discard(run_id)
-                self._stop(run_id, "lease_lost")
-            self._missed = missing
+            self._heed(held, renewed)
+
+    def _heed(self, held: Set[str], renewed: Mapping[str, str | None]) -> None:
+        """Stop runs whose end was asked for, and those that are no longer ours."""
+        for run_id, reason in renewed.items():
+            if reason is not None:
+                self._stop(run_id, reason)
+        # A run may end or be claimed between the two looks, so only the second miss in a row is a lost lease.
+        missing = (held & (self._running.keys() | self._queued)) - renewed.keys()
+        for run_id in missing & self._missed:
+            log.warning("lease_lost", run_id=run_id)
+            self._queued.discard(run_id)
+            self._stop(run_id, "lease_lost")
+        self._missed = missing
 
 
 def _cancel_soon() -> None:

@@ -119,10 +119,9 @@ class RunWrites(JournalPart):
                 async with transaction:
                     try:
                         yield transaction
-                    except Exception as error:
+                    except Exception as error:  # a tool's own time-out must not pass for one of the database
                         if connection.invalidated:
                             raise
-                        # A tool's own time-out or lost connection must not pass for one of the database.
                         failed = error
                         raise _RolledBack from error
                 if not transaction.committed:

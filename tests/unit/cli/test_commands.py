@@ -80,19 +80,40 @@ def test_variables() -> None:
 
 
 async def test_the_first_signal_stops_the_run_and_the_second_the_program() -> None:
-    stopped = asyncio.Event()
+    begun, let_go = asyncio.Event(), asyncio.Event()
+    ended = False
+
+    async def stop() -> None:
+        nonlocal ended
+        begun.set()
+        await let_go.wait()
+        ended = True
+
     before = signal.getsignal(signal.SIGINT)
-    with interruptible(stopped.set) as interruption:
+    async with interruptible(stop) as interruption:
         assert interruption.exit_code == 0
         signal.raise_signal(signal.SIGINT)
-        await asyncio.wait_for(stopped.wait(), 5)
+        await asyncio.wait_for(begun.wait(), 5)
         assert interruption.exit_code == 130
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+        asyncio.get_running_loop().call_soon(let_go.set)
+        assert not ended
+    assert ended  # the block has waited for it
     assert signal.getsignal(signal.SIGINT) is before
-    with interruptible(stopped.set) as interruption:
+    async with interruptible(stop) as interruption:
         signal.raise_signal(signal.SIGTERM)
+        await interruption.stopped()
     assert interruption.exit_code == 143
+
+
+async def test_nobody_has_to_stop_anything() -> None:
+    async with interruptible(lambda: pytest.fail("nobody asked")) as interruption:
+        waiting = asyncio.create_task(interruption.stopped())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        waiting.cancel()
+    assert interruption.signal is None
 
 
 async def parts() -> AsyncIterator[str]:

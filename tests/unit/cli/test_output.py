@@ -6,6 +6,7 @@ import pytest
 from app.cli.output import (
     UNKNOWN,
     Column,
+    age,
     decimal_text,
     dollars,
     has_colour,
@@ -91,3 +92,11 @@ def test_a_piped_table_is_whole_and_aligned(capsys: pytest.CaptureFixture[str]) 
 def test_an_empty_table_is_its_head(capsys: pytest.CaptureFixture[str]) -> None:
     print_table((Column("A"), Column("B")), [])
     assert capsys.readouterr().out == "A  B\n"
+
+
+@pytest.mark.parametrize(
+    ("passed_s", "shown"), [(0, "0s"), (59, "59s"), (60, "1m"), (7_199, "1h"), (86_400 * 3, "3d"), (-5, "0s")]
+)
+def test_an_age_in_its_largest_unit(passed_s: int, shown: str) -> None:
+    now = datetime(2026, 1, 31, 12, tzinfo=timezone.utc)  # noqa: UP017
+    assert age(now - timedelta(seconds=passed_s), now) == shown

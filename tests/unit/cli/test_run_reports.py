@@ -3,7 +3,17 @@ from decimal import Decimal
 
 import pytest
 
-from app.cli.run_reports import event_line, event_object, result_object, usage_line
+from app.cli.run_reports import (
+    approval_object,
+    call_line,
+    event_line,
+    event_object,
+    request_line,
+    result_object,
+    summary_object,
+    usage_line,
+)
+from app.domain.models.approvals import Approval, ApprovalRequest
 from app.domain.models.events import (
     HandoffOccurred,
     RunCompleted,
@@ -13,7 +23,7 @@ from app.domain.models.events import (
     ToolOutput,
     ToolStarted,
 )
-from app.domain.models.runs import ErrorInfo, RunResult, RunStatus, Timings
+from app.domain.models.runs import ErrorInfo, RunResult, RunStatus, RunSummary, Timings, ToolCallRecord
 from app.domain.models.usage import CallUsage, TokenUsage
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -70,3 +80,39 @@ def test_events_as_lines(event: RunEvent, line: str | None) -> None:
 def test_an_event_as_an_object() -> None:
     told = event_object(SequencedEvent(3, TextDelta("hello", "msg_1")))
     assert told == {"sequence": 3, "type": "text.delta", "delta": "hello", "item_id": "msg_1", "scope": ""}
+
+
+REQUEST = ApprovalRequest("/t:call_1", "call_1", "delete", '{"path":\n"/"}', "demo")
+
+
+def test_a_request_names_who_wants_what() -> None:
+    assert request_line(REQUEST) == '? demo wants to call delete {"path": "/"}'
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (ToolCallRecord("c", "find", "{}", "it", "demo", 5), "find {} → it (5 ms)"),
+        (ToolCallRecord("c", "find", "{}", None, "demo", None), "find {} → did not finish"),
+        (ToolCallRecord("c", "find", "{}", "it", "demo", 1_500, "/t:x"), "  find {} → it (1.5 s)"),
+    ],
+)
+def test_tool_calls_as_lines(call: ToolCallRecord, line: str) -> None:
+    assert call_line(call) == line
+
+
+def test_times_that_are_not_known_are_null() -> None:
+    run = RunSummary("run_1", "conv_1", "demo", RunStatus.QUEUED, 1, None, "user", None, NOON, None, None)
+    told = summary_object(run)
+    assert (told["run_id"], told["status"], told["cancel_reason"]) == ("run_1", "queued", "user")
+    assert (told["created_at"], told["started_at"], told["finished_at"]) == (NOON.isoformat(), None, None)
+
+    approval = Approval("run_1", "conv_1", REQUEST, "pending", False, None, None, NOON, NOON, None)  # noqa: FBT003
+    shown = approval_object(approval)
+    assert (shown["call_id"], shown["step"], shown["tool"], shown["state"]) == (
+        "call_1",
+        "/t:call_1",
+        "delete",
+        "pending",
+    )
+    assert (shown["expires_at"], shown["decided_at"]) == (NOON.isoformat(), None)

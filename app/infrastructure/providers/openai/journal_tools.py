@@ -30,7 +30,7 @@ from app.domain.models.tools import CURRENT_TOOL_CALL, DEFAULT_POLICY, ToolCall,
 from app.infrastructure.providers.openai.approvals import refusal
 from app.infrastructure.providers.openai.context import ACTIVE_RUN, ActiveRun
 from app.infrastructure.providers.openai.guardrails import durable_tool_guardrails
-from app.infrastructure.providers.openai.recording import short
+from app.infrastructure.providers.openai.recording import never_failing, short
 from app.infrastructure.providers.openai.tool_calls import output_text
 
 UNKNOWN_OUTCOME: Final = (
@@ -102,7 +102,7 @@ def _error_telling(invoke: Invoke) -> Invoke:
     async def telling(context: ToolContext[Any], arguments: str) -> Any:
         try:
             return await inner(context, arguments)
-        except Exception as error:
+        except Exception as error:  # noted, and raised again
             seen = _errors_seen.get()
             if seen is not None:
                 seen.append(error)
@@ -272,7 +272,8 @@ class DurableInvocation:
         output = output_text(result, self._tool if isinstance(self._tool, FunctionTool) else None)
         stored: dict[str, Any] = {"output": output}
         if not isinstance(result, str):
-            stored["value"] = to_jsonable_python(result, fallback=str)
+            with never_failing("tool value"):  # the text is what the model reads, and it is there
+                stored["value"] = to_jsonable_python(result, fallback=str)
         recording.done_tools.add(call.key)
         recording.tool_calls[call.key] = replace(self._record_of(call, output), duration_ms=call.duration_ms)
         recording.publish(

@@ -110,12 +110,13 @@ class ModelCall:
             LeaseLost, StorageUnavailable: it is not; this execution ends.
         """
         items: list[Item] = [cast("Item", item) for item in response.to_input_items()]
-        tokens = token_usage(response.usage)
-        accuracy: Accuracy = "exact"
+        tokens, accuracy = TokenUsage(requests=1), cast("Accuracy", "exact")
+        with never_failing("usage"):
+            tokens = token_usage(response.usage)
         if tokens.total_tokens == 0:
+            accuracy = "estimated"
             with never_failing("token estimate"):
                 tokens = estimated_usage(self.instructions, self.request, "".join(_texts(items)))
-            accuracy = "estimated"
         step, call = self._ended("success", accuracy, tokens, items, response.response_id)
         await self.active.recording.log.record(step, call)
         if not self.active.scope:

@@ -1,0 +1,1 @@
+"""Several processes that are killed and frozen at random while they share many runs."""
