@@ -41,6 +41,10 @@ dev *arguments: setup
 bench *arguments: setup
     python -m benchmarks {{ arguments }}
 
+# Kill and freeze processes at random while they share many runs; arguments as `--seed 7 --runs 500`.
+chaos *arguments: setup
+    python -m tests.chaos {{ arguments }}
+
 # Lock the requirements again, with hashes and without addresses.
 lock: setup
     uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header pyproject.toml -o requirements/prod.txt

@@ -5,13 +5,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from app.infrastructure.persistence.retention import SqlRunRetention
-from app.infrastructure.persistence.wakeups import build_wakeups
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.infrastructure.clock import SystemClock
 from app.infrastructure.dispatch.in_process import InProcessDispatcher
 from app.infrastructure.persistence.journal import SqlRunJournal
+from app.infrastructure.persistence.retention import SqlRunRetention
+from app.infrastructure.persistence.wakeups import build_wakeups
 from app.infrastructure.prices import GenaiPriceList
 from app.services.executions import ExecutionLimits, Executions
 from app.services.retention import RetentionService

@@ -1,9 +1,11 @@
 """Following a run to its end: its text to standard output as it comes, the rest to standard error."""
 
+import asyncio
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from app.cli.failures import CommandFailed
 from app.cli.interrupts import Interruption, interruptible
 from app.cli.output import notice, print_json_line, write
 from app.cli.questions import Approver
@@ -101,34 +103,46 @@ class Follower:
         handle = await self.runs.start(request)
         if handle.existing:
             notice(f"Started earlier with this key: {handle.run_id}")
-        elif request.conversation_id is not None:
-            await self._tell_queue(handle.run_id, request.conversation_id)
-        return await self.follow(handle.run_id)
+        return await self.follow(handle.run_id, queue=None if handle.existing else request.conversation_id)
 
-    async def follow(self, run_id: str, after: int = 0) -> FollowedRun:
+    async def follow(self, run_id: str, after: int = 0, *, queue: str | None = None) -> FollowedRun:
         """Wait until a run has ended, or waits and nobody can be asked; show its events with a number above `after`.
 
-        The first Ctrl-C cancels it, and its end is recorded.
+        The first Ctrl-C cancels it, and its end is recorded. `queue`: the conversation in which it may have to wait for
+        its turn.
 
         Raises:
             AppError: its end could not be recorded or read.
+            CommandFailed: it was cancelled before its turn has come, so its end is yet to be recorded.
         """
-        asked_to_stop = False
-        async with interruptible(lambda: self._cancel(run_id)) as interruption:
-            while True:
-                if self.stream:
-                    after = await self._show_from(run_id, after)
-                result = await self.runs.result(self.caller, run_id)
-                if result.status is not RunStatus.WAITING or asked_to_stop:
-                    break
-                if interruption.signal is None and not await self._decide(run_id, interruption):
-                    break
-                if interruption.signal is not None:
-                    await interruption.stopped()
-                    asked_to_stop = True
+        turn = asyncio.timeout(None)
+        async with interruptible(lambda: self._cancel(run_id, turn)) as interruption:
+            try:
+                async with turn:
+                    if queue is not None:
+                        await self._tell_queue(run_id, queue)
+                    result = await self._ended(run_id, after, interruption)
+            except TimeoutError as error:
+                if not turn.expired():
+                    raise
+                raise CommandFailed(f"{run_id} ends as soon as its turn comes.", interruption.exit_code) from error
         if self.writer is not None:
             self.writer.end_line()
         return FollowedRun(result, interruption, wrote=self.writer is not None and self.writer.wrote)
+
+    async def _ended(self, run_id: str, after: int, interruption: Interruption) -> RunResult:
+        asked_to_stop = False
+        while True:
+            if self.stream:
+                after = await self._show_from(run_id, after)
+            result = await self.runs.result(self.caller, run_id)
+            if result.status is not RunStatus.WAITING or asked_to_stop:
+                return result
+            if interruption.signal is None and not await self._decide(run_id, interruption):
+                return result
+            if interruption.signal is not None:
+                await interruption.stopped()
+                asked_to_stop = True
 
     async def _show_from(self, run_id: str, after: int) -> int:
         async with aclosing(self.runs.events(self.caller, run_id, after)) as batches:
@@ -162,9 +176,14 @@ class Follower:
             notice(conflict.public_message)
         return True
 
-    async def _cancel(self, run_id: str) -> None:
+    async def _cancel(self, run_id: str, turn: asyncio.Timeout) -> None:
+        """Ask for the end of the run; one whose turn has not come is not waited for, as that may take days."""
         try:
-            await self.runs.cancel(self.caller, run_id)
+            before = await self.runs.cancel(self.caller, run_id)
+            if before is RunStatus.QUEUED:
+                run = await self.runs.summary(self.caller, run_id)
+                if run.status is RunStatus.QUEUED:
+                    turn.reschedule(asyncio.get_running_loop().time())
         except AppError as error:
             notice(f"Error: {error.public_message} The run goes on; press Ctrl-C again to leave it.", style="31")
 

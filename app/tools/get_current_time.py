@@ -3,7 +3,10 @@
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
+from app.domain.models.tools import tool_policy
 
+
+@tool_policy("idempotent")
 async def get_current_time(timezone: str = "UTC") -> str:
     """Return the current date and time in a time zone.
 

@@ -2,9 +2,12 @@
 
 import hashlib
 
+from app.domain.models.tools import tool_policy
+
 _CONDITIONS = ("sunny", "partly cloudy", "overcast", "light rain", "thunderstorms", "snow showers", "fog", "windy")
 
 
+@tool_policy("idempotent")
 async def get_weather(city: str) -> str:
     """Return the weather of a city. This is sample data for demonstrations, not a real observation.
 

@@ -35,11 +35,16 @@ class Process:
             raise RuntimeError("the worker did not start")
         return cls(process)
 
+    @property
+    def alive(self) -> bool:
+        """Whether it may answer; True while it is frozen."""
+        return not self._reading.done()
+
     async def start(self, asked: dict[str, Any], timeout_s: float) -> str | None:
         """Ask for a run; None when the answer is lost, or late: ask again, whomever."""
         assert self._process.stdin is not None
         answer = self._asked.setdefault(asked["name"], asyncio.get_running_loop().create_future())
-        if self._reading.done():
+        if not self.alive:
             return None
         self._process.stdin.write(json.dumps(asked).encode() + b"\n")
         done, _ = await asyncio.wait({answer}, timeout=timeout_s)

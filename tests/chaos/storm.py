@@ -33,7 +33,7 @@ class Plan:
     kills: int
     freezes: int
     lease_s: float = 1.0
-    pause_s: float = 0.05
+    pause_s: float = 0.15
     """How long each model call and each tool takes."""
 
 
@@ -67,7 +67,9 @@ class Storm:
         self._processes: list[Process] = []
         self._open: dict[str, int] = {}
         self._read: dict[str, int] = {}
+        self._down: set[int] = set()
         self._done = 0
+        self._struck = 0.0
         self._progress = asyncio.Condition()
 
     async def run(self) -> Figures:
@@ -100,10 +102,16 @@ class Storm:
             reading = group.create_task(self._read_all(engine))
             group.create_task(self._strike())
             for index, name in enumerate(self._names()):
-                await self._until(index + 1 - 3 * self.plan.conversations)
+                async with self._progress:
+                    await self._progress.wait_for(lambda number=index: self._may_start(number))
                 group.create_task(self._start(index, name))
             await self._until(self.plan.runs)
             reading.cancel()
+
+    def _may_start(self, index: int) -> bool:
+        """Tell whether the run's turn has come: some wait in each conversation, and strikes hit all of the storm."""
+        queued = 2 * self.plan.conversations
+        return index < self._done + queued and index < self._struck * self.plan.runs + queued
 
     def _names(self) -> list[str]:
         return [f"r{number:04d}{'hand' if number % 3 == 0 else ''}" for number in range(self.plan.runs)]
@@ -118,7 +126,8 @@ class Storm:
             "stream": index % 4 != 0,
         }
         while True:
-            run_id = await self._random.choice(self._processes).start(asked, 2 * self.plan.lease_s)
+            process = self._random.choice([one for one in self._processes if one.alive])
+            run_id = await process.start(asked, 2 * self.plan.lease_s)
             if run_id is not None:
                 self._open.setdefault(run_id, 0)
                 return
@@ -132,18 +141,29 @@ class Storm:
     async def _strike(self) -> None:
         strikes = ["kill"] * self.plan.kills + ["freeze"] * self.plan.freezes
         self._random.shuffle(strikes)
-        for number, strike in enumerate(strikes):
-            # Spread over the whole storm, the first at once.
-            await self._until(number * self.plan.runs * 9 // (10 * len(strikes)))
-            await asyncio.sleep(self._random.uniform(0, 0.3))
-            victim = self._random.randrange(PROCESSES)
-            if strike == "kill":
-                await self._processes[victim].kill()
-                self._processes[victim] = await self._launch()
-            else:
-                self._processes[victim].freeze()
-                await asyncio.sleep(2.5 * self.plan.lease_s)
-                self._processes[victim].thaw()
+        async with asyncio.TaskGroup() as group:
+            for number, strike in enumerate(strikes):
+                # Spread over the whole storm: runs and strikes wait for each other.
+                await self._until(max(1, number * self.plan.runs * 9 // (10 * len(strikes))))
+                await asyncio.sleep(self._random.uniform(0, 0.3))
+                while len(self._processes) - len(self._down) < 2:
+                    await asyncio.sleep(LOOK_EVERY_S)
+                victim = self._random.choice([one for one in range(PROCESSES) if one not in self._down])
+                self._down.add(victim)
+                group.create_task(self._hit(victim, strike))
+                async with self._progress:
+                    self._struck = (number + 1) / len(strikes)
+                    self._progress.notify_all()
+
+    async def _hit(self, victim: int, strike: str) -> None:
+        if strike == "kill":
+            await self._processes[victim].kill()
+            self._processes[victim] = await self._launch()
+        else:
+            self._processes[victim].freeze()
+            await asyncio.sleep(2.5 * self.plan.lease_s)
+            self._processes[victim].thaw()
+        self._down.discard(victim)
 
     async def _read_all(self, engine: AsyncEngine) -> None:
         """Follow every run as a reader does; no number may be missing or come twice."""

@@ -1,7 +1,7 @@
 """A process that starts the runs it is told of, and executes any: `url calls lease_s pause_s`.
 
-A line `{"name", "conversation", "stream"}` on standard input gives a line `{"name", "run"}` on standard output. The name
-is the idempotency key, so a start whose answer was lost can be asked for again, of any process.
+A line `{"name", "conversation", "stream"}` on standard input gives a line `{"name", "run"}` on standard output. The
+name is the idempotency key, so a start whose answer was lost can be asked for again, of any process.
 """
 
 import asyncio

@@ -111,12 +111,16 @@ def test_what_a_new_input_does_to_a_run_that_waits(careful: Program) -> None:
         assert process.stderr is not None
         assert process.stderr.readline() == f"Queued behind {run_id}, which waits for approvals.\n"
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
-    assert process.returncode == 130
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, "")
+    (queued,) = careful.call("runs", "ls", "--status", "queued", "--json").json["data"]
+    assert err == f"Error: {queued['run_id']} ends as soon as its turn comes.\n"
+    assert queued["cancel_reason"] == "user"
     assert careful.call("runs", "show", run_id, "--json").json["status"] == "waiting"
 
     instead = careful.call("run", "careful", "hello", *thread, "--on-busy", "interrupt", "--json")
     assert (instead.code, instead.json["status"]) == (0, "completed")
+    assert careful.call("runs", "show", queued["run_id"], "--json").json["status"] == "cancelled"
     interrupted = careful.call("runs", "show", run_id, "--json").json
     assert (interrupted["status"], interrupted["cancel_reason"]) == ("cancelled", "interrupted")
 

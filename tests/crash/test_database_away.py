@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.domain.errors import StorageUnavailable
-from app.domain.models.runs import Run, RunRecord, RunRequest
+from app.domain.models.runs import Run, RunRecord, RunRequest, RunStatus
 from app.infrastructure.persistence.engine import EngineLimits, build_engine
 from app.infrastructure.persistence.journal import SqlRunJournal
+from tests.crash.audit import check_calls, check_history, check_run, recorded
+from tests.crash.scenario import CallFile, bookings, build_agent, make_bookings
 from tests.crash.worker import CALLER, StatelessModel, check_conversation, rows_of, working
 from tests.databases import PostgresServer, prepare_schema
 
@@ -83,10 +86,36 @@ async def test_stopped_in_the_middle_of_a_run(server: PostgresServer, url: str) 
     await engine.dispose()
 
 
+@pytest.mark.parametrize("call", ["model away/m2", "tool away.send", "tool away.book", "tool away.pay"])
+async def test_stopped_during_a_call(server: PostgresServer, url: str, tmp_path: Path, call: str) -> None:
+    engine = build_engine(url, EngineLimits(connect_timeout_s=2))
+    await make_bookings(engine)
+    calls = CallFile(tmp_path / "calls")
+    async with working(engine, lease_s=0.6, take_over=True, agent=build_agent(calls, pause_s=0.1)) as worker:
+        handle = await worker.runs.start(RunRequest(CALLER, "away", stream=True))
+        while not calls.counts()[call]:
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(server.stop)
+        await asyncio.to_thread(server.start)
+        while True:
+            try:
+                result = await worker.runs.result(CALLER, handle.run_id)
+                break
+            except StorageUnavailable:  # the pool may hold connections of the old server, each of which fails once
+                continue
+    assert result.status is RunStatus.COMPLETED
+    run = (await recorded(engine))["away"]
+    await check_run(engine, run)
+    await check_history(engine, handle.conversation_id, ["away"])
+    check_calls(calls, ["away"])
+    assert await bookings(engine) == {"away": 1}
+    await engine.dispose()
+
+
 async def test_away_for_good(server: PostgresServer, url: str) -> None:
     engine = build_engine(url, EngineLimits(connect_timeout_s=1))
     reached, go = asyncio.Event(), asyncio.Event()
-    async with working(engine, agent=gated(reached, go), finish_timeout_s=0.5) as worker:
+    async with working(engine, agent=gated(reached, go), retry_s=0.5) as worker:
         handle = await worker.runs.start(RunRequest(CALLER, "tool one"))
         await reached.wait()
         await asyncio.to_thread(server.stop)

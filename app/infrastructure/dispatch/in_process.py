@@ -209,7 +209,7 @@ class InProcessDispatcher:
             log.warning("lease_lost", run_id=run_id)
             self._queued.discard(run_id)
             self._stop(run_id, "lease_lost")
-        self._missed = missing
+        self._missed = set(missing)
 
 
 def _cancel_soon() -> None:

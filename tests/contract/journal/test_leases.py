@@ -1,6 +1,7 @@
 """Leases under a running dispatcher: kept while a run goes on, lost when its owner freezes, ended in order."""
 
 import asyncio
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.domain.errors import RunNotFound
 from app.domain.models.conversations import Caller
 from app.domain.models.events import RunCancelled
-from app.domain.models.runs import Run, RunRecord, RunRequest, RunStatus
+from app.domain.models.runs import CancelReason, Run, RunRecord, RunRequest, RunStatus
 from app.infrastructure.persistence.journal import SqlRunJournal
 from app.infrastructure.persistence.tables import completion_events, run_usage, runs
+from app.infrastructure.providers.openai.journal_tools import UNKNOWN_OUTCOME
 from app.services.runs import RunHandle
 from tests.contract.journal.factory import expire
 from tests.crash.worker import CALLER, StatelessModel, check_conversation, items_of, rows_of, working
@@ -49,10 +51,10 @@ class Watched(SqlRunJournal):
         self.often = asyncio.Event()
         self.frozen = False
 
-    async def renew(self, owner: str) -> Any:
+    async def renew(self, owner: str, held: Collection[str]) -> Mapping[str, CancelReason | None]:
         if self.frozen:
-            return set()
-        renewed = await super().renew(owner)
+            return dict.fromkeys(held)  # it believes that it has them still
+        renewed = await super().renew(owner, held)
         self.renewals += 1
         if self.renewals >= 6:
             self.often.set()
@@ -77,7 +79,7 @@ async def test_a_long_run_keeps_its_lease(engine: AsyncEngine) -> None:
     await check_conversation(engine, handle.conversation_id, ["tool one"])
 
 
-async def test_a_frozen_owner_writes_nothing_and_its_reader_learns_the_end(engine: AsyncEngine) -> None:
+async def test_a_frozen_owner_writes_nothing_and_its_reader_goes_on_with_the_next(engine: AsyncEngine) -> None:
     gate = Gate()
     journal = Watched(engine, 30)
     async with working(engine, journal=journal, agent=gate.agent) as frozen:
@@ -85,18 +87,44 @@ async def test_a_frozen_owner_writes_nothing_and_its_reader_learns_the_end(engin
         await gate.reached.wait()
         journal.frozen = True
         await expire(engine, handle.run_id)
+        reading = asyncio.create_task(read_all(handle))
         async with working(engine, take_over=True) as other:
             after = await other.say("two", handle.conversation_id)
             assert after.output == "re: two"
-        reading = asyncio.create_task(read_all(handle))
+        left = await rows_of(engine, handle.run_id)
         gate.go.set()  # the frozen owner wakes up, finishes, and must not be able to record it
         result = await handle.result()
-        assert (await reading)[-1].type == "run.failed"
+        assert (await reading)[-1].type == "run.completed"
+    assert result.status is RunStatus.COMPLETED
+    assert result.tool_calls[0].output == UNKNOWN_OUTCOME  # it was under way, so it was not run again
+    assert await rows_of(engine, handle.run_id) == left
+    assert (left.completions, left.items, left.usage) == (1, 4, 2)
+    await check_conversation(engine, handle.conversation_id, ["tool one", "two"])
+
+
+async def test_a_run_that_loses_process_after_process_is_closed(engine: AsyncEngine) -> None:
+    gate, journal = Gate(), Watched(engine, 30)
+    async with working(engine, journal=journal, agent=gate.agent) as first:
+        handle = await first.runs.start(RunRequest(CALLER, "tool one"))
+        await gate.reached.wait()
+        journal.frozen = True
+        for number in range(2, 6):
+            await expire(engine, handle.run_id)
+            claimed = await journal.claim(f"lost {number}", take_over=True)
+            assert claimed is not None
+            assert claimed.run.attempts == number
+        await expire(engine, handle.run_id)
+        async with working(engine, take_over=True, agent=gate.agent) as last:
+            result = await last.runs.result(CALLER, handle.run_id)
+            assert (await last.say("two", handle.conversation_id)).output == "re: two"
+        gate.go.set()
     assert result.status is RunStatus.FAILED
     assert result.error is not None
     assert result.error.details == {"reason": "process_lost"}
     left = await rows_of(engine, handle.run_id)
-    assert (left.completions, left.items, left.usage) == (1, 1, 0)
+    assert (left.completions, left.usage) == (1, 1)
+    kinds = [item.get("type") or item["role"] for item in await items_of(engine, handle.conversation_id)]
+    assert kinds == ["user", "function_call", "function_call_output", "user", "message"]
 
 
 async def test_cancelling_a_run_records_what_it_did(engine: AsyncEngine) -> None:
@@ -104,10 +132,10 @@ async def test_cancelling_a_run_records_what_it_did(engine: AsyncEngine) -> None
     async with working(engine, agent=gate.agent) as worker:
         handle = await worker.runs.start(RunRequest(CALLER, "tool one"))
         await gate.reached.wait()
-        assert worker.runs.cancel(CALLER, handle.run_id)
+        assert await worker.runs.cancel(CALLER, handle.run_id) is RunStatus.RUNNING
         result = await handle.result()
-        events = [one.event async for batch in handle.events(0) for one in batch.events]
-        assert not worker.runs.cancel(CALLER, handle.run_id)
+        events = await read_all(handle)
+        assert await worker.runs.cancel(CALLER, handle.run_id) is RunStatus.CANCELLED
         assert (await worker.say("two", handle.conversation_id)).output == "re: two"
     assert result.status is RunStatus.CANCELLED
     assert isinstance(events[-1], RunCancelled)
@@ -135,7 +163,7 @@ async def test_cancelling_a_run_records_what_it_did(engine: AsyncEngine) -> None
 async def test_a_run_can_be_cancelled_before_it_has_begun(engine: AsyncEngine) -> None:
     async with working(engine) as worker:
         handle = await worker.runs.start(RunRequest(CALLER, "one"))
-        assert worker.runs.cancel(CALLER, handle.run_id)  # its task has not had its first step
+        assert worker.executions.stop(handle.run_id, "user")  # its task has not had its first step
         assert (await handle.result()).status is RunStatus.CANCELLED
     assert (await rows_of(engine, handle.run_id)).completions == 1
 
@@ -159,11 +187,10 @@ async def test_cancelling_again_and_again_does_not_disturb_the_recording(engine:
     async with working(engine, journal=journal, agent=gate.agent) as worker:
         handle = await worker.runs.start(RunRequest(CALLER, "tool one"))
         await gate.reached.wait()
-        worker.runs.cancel(CALLER, handle.run_id)
+        await worker.runs.cancel(CALLER, handle.run_id)
         await journal.writing.wait()
         for _ in range(3):
-            worker.runs.cancel(CALLER, handle.run_id)
-            await asyncio.sleep(0)
+            await worker.runs.cancel(CALLER, handle.run_id)
         journal.go.set()
         assert (await handle.result()).status is RunStatus.CANCELLED
     assert (await rows_of(engine, handle.run_id)).completions == 1
@@ -174,7 +201,8 @@ async def test_another_tenant_can_neither_read_nor_stop_a_live_run(engine: Async
     async with working(engine, agent=gate.agent) as worker:
         handle = await worker.runs.start(RunRequest(CALLER, "tool one"))
         for stranger in (Caller("other", "ada"), Caller("acme", "bob")):
-            assert not worker.runs.cancel(stranger, handle.run_id)
+            with pytest.raises(RunNotFound):
+                await worker.runs.cancel(stranger, handle.run_id)
             with pytest.raises(RunNotFound):
                 await worker.runs.result(stranger, handle.run_id)
             with pytest.raises(RunNotFound):
@@ -188,7 +216,7 @@ async def test_a_queued_run_can_be_cancelled(engine: AsyncEngine) -> None:
     async with working(engine, agent=gate.agent) as worker:
         first = await worker.runs.start(RunRequest(CALLER, "tool one"))
         second = await worker.runs.start(RunRequest(CALLER, "two", conversation_id=first.conversation_id))
-        assert worker.runs.cancel(CALLER, second.run_id)
+        assert await worker.runs.cancel(CALLER, second.run_id) is RunStatus.QUEUED
         gate.go.set()
         assert (await first.result()).status is RunStatus.COMPLETED
         assert (await second.result()).status is RunStatus.CANCELLED
@@ -210,14 +238,33 @@ async def test_a_caller_that_leaves_stops_nothing(engine: AsyncEngine) -> None:
     await check_conversation(engine, row.conversation_id, ["tool one"])
 
 
-async def test_stopping_waits_for_runs_and_then_cancels_them(engine: AsyncEngine) -> None:
+async def test_a_stopping_process_hands_its_runs_back(engine: AsyncEngine) -> None:
+    gate = Gate()
+    async with working(engine, agent=gate.agent) as worker:
+        handle = await worker.runs.start(RunRequest(CALLER, "tool one"))
+        queued = await worker.runs.start(RunRequest(CALLER, "two", conversation_id=handle.conversation_id))
+        await gate.reached.wait()
+        await worker.dispatcher.stop(0)
+        reading = asyncio.create_task(read_all(handle))
+        async with engine.connect() as connection:
+            left = (await connection.execute(select(runs.c.owner, runs.c.attempts, runs.c.status))).all()
+        assert left == [(None, 1, "queued")] * 2
+        # Nobody waits for a lease: it is thirty seconds long here.
+        async with working(engine, lease_s=30, take_over=True) as other:
+            for run_id in (handle.run_id, queued.run_id):
+                assert (await other.runs.result(CALLER, run_id)).status is RunStatus.COMPLETED
+        assert (await handle.result()).status is RunStatus.COMPLETED
+        assert (await reading)[-1].type == "run.completed"
+    await check_conversation(engine, handle.conversation_id, ["tool one", "two"])
+    assert (await rows_of(engine, handle.run_id)).completions == 1
+
+
+async def test_a_stopping_process_waits_for_its_runs(engine: AsyncEngine) -> None:
     gate = Gate()
     async with working(engine, agent=gate.agent) as worker:
         handle = await worker.runs.start(RunRequest(CALLER, "tool one"))
         await gate.reached.wait()
-        await worker.dispatcher.stop(0)
-        result = await handle.result()
-    assert result.status is RunStatus.FAILED
-    assert result.error is not None
-    assert result.error.details == {"reason": "shutdown"}
-    assert (await rows_of(engine, handle.run_id)).completions == 1
+        stopping = asyncio.create_task(worker.dispatcher.stop(30))
+        gate.go.set()
+        await stopping
+        assert (await handle.result()).status is RunStatus.COMPLETED

@@ -16,6 +16,7 @@ from app.infrastructure.persistence.tables import (
     completion_events,
     messages,
     metadata,
+    run_approvals,
     run_events,
     run_steps,
     run_usage,
@@ -133,6 +134,9 @@ async def run_with_everything(engine: AsyncEngine, conversation: Conversation) -
     await insert_all(engine, runs, [run])
     step = {"run_id": run["id"], "step": "/m1", "kind": "model", "name": "m", "agent": "helper", "state": "done"}
     await insert_all(engine, run_steps, [step | {"started_at": NOON, "duration_ms": 1}])
+    asked = {"run_id": run["id"], "step": "/t:c1", "position": 1, "call_id": "c1", "tool": "rm", "arguments": "{}"}
+    answer = {"agent": "helper", "scope": "", "state": "approved", "always": False, "requested_at": NOON}
+    await insert_all(engine, run_approvals, [asked | answer])
     event = {"run_id": run["id"], "sequence": 1, "first_sequence": 1, "kind": "state", "data": "[]"}
     await insert_all(engine, run_events, [event | {"created_at": NOON}])
     await insert_all(engine, run_usage, [usage_row(run_id=run["id"], conversation_id=conversation.id)])

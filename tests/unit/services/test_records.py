@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
+from app.domain.models.approvals import ApprovalRequest
 from app.domain.models.conversations import Caller
-from app.domain.models.events import RunCancelled, RunCompleted, RunFailed, SequencedEvent, TextDelta
-from app.domain.models.runs import ErrorInfo, Run, RunOptions, RunOutcome, RunStatus
+from app.domain.models.events import RunCancelled, RunCompleted, RunFailed, RunWaiting, SequencedEvent, TextDelta
+from app.domain.models.runs import ErrorInfo, Run, RunBatch, RunOptions, RunOutcome, RunStatus
 from app.domain.models.usage import CallUsage, Price, TokenUsage
-from app.services.records import build_record, lost_outcome, user_text
+from app.services.records import build_record, user_text
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -39,19 +40,23 @@ def call(model: str, tokens: TokenUsage, **changes: Any) -> CallUsage:
 
 
 def outcome(status: RunStatus = RunStatus.COMPLETED, **changes: Any) -> RunOutcome:
-    calls = (call("priced", TokenUsage(1, 10, 4, 0, 5, 2)), call("free", TokenUsage(1, 1, 0, 0, 1)))
-    base = RunOutcome(status, "poet", "an answer", "an answer", (), (), calls, (), (), (), (), "trace", NOW, None, None)
+    base = RunOutcome(status, "poet", "an answer", "an answer", (), (), (), (), (), "trace", NOW, None, None)
     return replace(base, **changes)
 
 
-class Prices:
-    def price(self, model: str, tokens: TokenUsage, at: datetime) -> Price | None:
-        return Price(Decimal("0.1") * tokens.input_tokens, "v1") if model == "priced" else None
+CALLS = (
+    call("priced", TokenUsage(1, 10, 4, 0, 5, 2), price=Price(Decimal("1.0"), "v1")),
+    call("free", TokenUsage(1, 1, 0, 0, 1)),
+)
 
 
-def record(result: RunOutcome, given: Run | None = None) -> Any:
-    events = [SequencedEvent(1, TextDelta("an", "msg"))]
-    return build_record(given or run(), result, events, Prices(), NOW)
+def record(result: RunOutcome, given: Run | None = None, calls: Any = CALLS) -> Any:
+    rest = RunBatch(events=(SequencedEvent(8, TextDelta("an", "msg")),))
+    return build_record(given or run(), result, calls, rest, 8, NOW)
+
+
+def cancelled(reason: str) -> ErrorInfo:
+    return ErrorInfo("run_cancelled", "", {"reason": reason})
 
 
 def test_usage_is_summed_and_priced_where_there_is_a_price() -> None:
@@ -62,12 +67,12 @@ def test_usage_is_summed_and_priced_where_there_is_a_price() -> None:
 
 
 def test_no_price_is_not_zero() -> None:
-    assert record(outcome(calls=(call("free", TokenUsage(1, 5)),))).result.cost_usd is None
+    assert record(outcome(), calls=[call("free", TokenUsage(1, 5))]).result.cost_usd is None
 
 
 def test_the_terminal_event_is_the_next_and_the_last() -> None:
-    events = record(outcome()).events
-    assert [event.sequence for event in events] == [1, 2]
+    events = record(outcome()).rest.events
+    assert [event.sequence for event in events] == [8, 9]
     assert isinstance(events[-1].event, RunCompleted)
     assert events[-1].event.cost_usd == "1.0"
 
@@ -79,14 +84,20 @@ def test_the_terminal_event_is_the_next_and_the_last() -> None:
         (RunStatus.FAILED, ErrorInfo("agent_failed", "broke"), RunFailed, "error"),
         (RunStatus.FAILED, ErrorInfo("provider_timeout", "slow"), RunFailed, "timeout"),
         (RunStatus.FAILED, None, RunFailed, "error"),
-        (RunStatus.FAILED, ErrorInfo("run_cancelled", "", {"reason": "shutdown"}), RunFailed, "error"),
+        (RunStatus.FAILED, cancelled("process_lost"), RunFailed, "error"),
+        (
+            RunStatus.CANCELLED,
+            ErrorInfo("run_cancelled", "", {"reason": "interrupted"}),
+            RunCancelled,
+            "user_terminated",
+        ),
         (RunStatus.CANCELLED, ErrorInfo("run_cancelled", "", {"reason": "timeout"}), RunCancelled, "timeout"),
         (RunStatus.CANCELLED, ErrorInfo("run_cancelled", "", {"reason": "user"}), RunCancelled, "user_terminated"),
     ],
 )
 def test_how_a_run_ended(status: RunStatus, error: ErrorInfo | None, kind: type, told: str) -> None:
     made = record(outcome(status, error=error))
-    assert isinstance(made.events[-1].event, kind)
+    assert isinstance(made.rest.events[-1].event, kind)
     assert made.completion.outcome == told
     assert made.completion.payload["outcome"]["status"] == told
 
@@ -119,8 +130,10 @@ def test_pictures_are_named_and_titles_are_cut_at_a_word() -> None:
     assert record(outcome(), run(input=({"type": "function_call_output"},))).title is None
 
 
-def test_a_lost_run_keeps_its_input() -> None:
-    lost = lost_outcome(run())
-    assert lost.items == run().input
-    assert lost.error is not None
-    assert lost.error.details == {"reason": "process_lost"}
+def test_a_run_that_waits_has_not_ended() -> None:
+    asked = ApprovalRequest("/t:c1", "c1", "delete", "{}", "poet")
+    made = record(outcome(RunStatus.WAITING, output=None, approvals=(asked,)))
+    assert made.completion is None
+    assert made.result.approvals == (asked,)
+    assert isinstance(made.rest.events[-1].event, RunWaiting)
+    assert made.rest.events[-1].event.approvals == 1

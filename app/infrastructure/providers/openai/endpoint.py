@@ -143,6 +143,23 @@ class DemoEndpoint(ModelProvider):
         return self._model
 
 
+class _CallersModels(ModelProvider):
+    """The models of a provider that belongs to the caller, who closes it; only the client is ours to close."""
+
+    def __init__(self, inner: ModelProvider, client: AsyncOpenAI | None) -> None:
+        self._inner = inner
+        self._client = client
+
+    def get_model(self, model_name: str | None) -> Model:
+        """Return the caller's model of that name."""
+        return self._inner.get_model(model_name)
+
+    async def aclose(self) -> None:
+        """Close the client's connections; the caller's provider stays open."""
+        if self._client is not None:
+            await self._client.close()
+
+
 @dataclass(frozen=True, slots=True)
 class Models:
     """What the provider calls models through."""
@@ -150,19 +167,35 @@ class Models:
     name: Literal["openai", "demo"]
     provider: JournalModelProvider
     client: AsyncOpenAI | None
-    """None for the demo model: there is no endpoint."""
+    """None where there is no endpoint: for the demo model, and for a caller's provider without a key or base URL."""
     default_model: str
 
 
-def build_models(options: EndpointOptions, client: AsyncOpenAI | None = None) -> Models:
-    """Return the models of a client, an endpoint, or, when neither a key nor a base URL is set, the demo model.
+def build_models(
+    options: EndpointOptions, client: AsyncOpenAI | None = None, model_provider: ModelProvider | None = None
+) -> Models:
+    """Return the models of a caller's provider, a client, an endpoint, or, with none of them, the demo model.
 
-    A key always means a real endpoint: the demo model never stands in for one.
+    A key always means a real endpoint: the demo model never stands in for one. Next to a caller's provider, which
+    makes every model that is given by name, an endpoint or client serves for conversations at the provider only.
     """
-    if client is None and options.api_key is None and options.base_url is None:
+    has_endpoint = options.api_key is not None or options.base_url is not None
+    if model_provider is not None:
+        ours = _client(options) if client is None and has_endpoint else None
+        models = JournalModelProvider(_CallersModels(model_provider, ours), options.default_model)
+        return Models("openai", models, client or ours, options.default_model)
+    if client is None and not has_endpoint:
         demo = DemoEndpoint(options.demo_delay_ms)
         return Models("demo", _DemoProvider(demo), None, DEMO_MODEL)
-    used = client or AsyncOpenAI(
+    used = client or _client(options)
+    known_host = str(used.base_url.host) == "api.openai.com"
+    api: WireApi = "responses" if options.api == "auto" and known_host else options.api
+    endpoint = Endpoint(used, api, owns_client=client is None)
+    return Models("openai", JournalModelProvider(endpoint, options.default_model), used, options.default_model)
+
+
+def _client(options: EndpointOptions) -> AsyncOpenAI:
+    return AsyncOpenAI(
         # Hosts without keys (a local model server) still want the header to be there.
         api_key=options.api_key or "none",
         base_url=options.base_url,
@@ -171,10 +204,6 @@ def build_models(options: EndpointOptions, client: AsyncOpenAI | None = None) ->
         timeout=openai.Timeout(options.request_timeout_s, connect=options.connect_timeout_s),
         max_retries=options.max_retries,
     )
-    known_host = str(used.base_url.host) == "api.openai.com"
-    api: WireApi = "responses" if options.api == "auto" and known_host else options.api
-    endpoint = Endpoint(used, api, owns_client=client is None)
-    return Models("openai", JournalModelProvider(endpoint, options.default_model), used, options.default_model)
 
 
 class _DemoProvider(JournalModelProvider):

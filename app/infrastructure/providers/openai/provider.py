@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agents import Agent
+from agents import Agent, ModelProvider
 from openai import AsyncOpenAI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -27,7 +27,7 @@ AgentSource = AgentSpec | Agent[Any]
 
 @dataclass(frozen=True, slots=True)
 class ProviderOptions:
-    """How the provider is set up, as the settings say."""
+    """How the provider is set up: as the settings say, and with what a host program brings along."""
 
     endpoint: EndpointOptions = field(default_factory=EndpointOptions)
     session_mode: SessionMode = "local"
@@ -36,6 +36,8 @@ class ProviderOptions:
     default_agent: str | None = None
     defaults: RunDefaults = field(default_factory=RunDefaults)
     trace_export: bool = False
+    model_provider: ModelProvider | None = None
+    """The caller's own: makes every model that an agent or a run names, and the default one. It stays open."""
 
 
 class OpenAIAgentProvider:
@@ -109,7 +111,7 @@ def build_openai_provider(
         agents: SDK agents, unchanged, and declared ones.
         conversation_search: what the `search_conversations` tool asks; without it the tool does not exist.
         tools: functions that declared agents may name.
-        options: endpoint, session mode, models, defaults.
+        options: endpoint, session mode, models, defaults, a model provider of the caller's own.
         client: a client of the caller's own; any OpenAI-compatible endpoint. It wins over the endpoint's options.
         context_factory: makes the context type that the agents were written for.
 
@@ -117,7 +119,7 @@ def build_openai_provider(
         ConfigurationError: an agent cannot be built; the message names it and what to change.
     """
     options = options or ProviderOptions()
-    models = build_models(options.endpoint, client)
+    models = build_models(options.endpoint, client, options.model_provider)
     known_tools = dict(tools or {})
     if conversation_search is not None:
         known_tools.setdefault("search_conversations", search_tool(conversation_search))

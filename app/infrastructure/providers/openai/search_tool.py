@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
+from app.domain.models.tools import tool_policy
 from app.domain.ports import ConversationSearch
 from app.infrastructure.providers.openai.context import current_run
 
@@ -13,6 +14,7 @@ def search_tool(search: ConversationSearch) -> Callable[[str, int], Awaitable[st
     """Return the tool over a search; whose messages it searches comes from the run, never from the model."""
 
     # No default for the limit: some endpoints refuse strict schemas that hold one.
+    @tool_policy("idempotent")
     async def search_conversations(query: str, limit: int) -> str:
         """Search the user's earlier conversations.
 

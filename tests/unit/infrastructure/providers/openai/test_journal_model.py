@@ -18,26 +18,26 @@ from app.domain.errors import ProviderError
 from app.domain.models.conversations import Caller
 from app.infrastructure.providers.openai.context import ACTIVE_RUN, ActiveRun, RunContext
 from app.infrastructure.providers.openai.journal_model import JournalModel, JournalModelProvider, model_name_of
-from app.infrastructure.providers.openai.recording import RunRecording
+from tests.recordings import MemoryLog, recording_of
 
 ARGUMENTS: Any = (None, "hello", ModelSettings(), [], None, [], ModelTracing.DISABLED)
 STATE: Any = {"previous_response_id": None, "conversation_id": None, "prompt": None}
 
 
-def active(*, stream: bool) -> tuple[ActiveRun, list[Any]]:
-    told: list[Any] = []
+def active(*, stream: bool) -> tuple[ActiveRun, MemoryLog]:
+    log = MemoryLog()
     context = RunContext("run_1", "conv_1", Caller("acme"), "a", {}, {})
-    return ActiveRun(context, RunRecording(told.append, stream=stream, history=[]), ""), told
+    return ActiveRun(context, recording_of(log, stream=stream), ""), log
 
 
-async def call(model: Model, *, stream: bool | None, **state: Any) -> tuple[ModelResponse, RunRecording | None]:
+async def call(model: Model, *, stream: bool | None, **state: Any) -> tuple[ModelResponse, MemoryLog | None]:
     """Call a model inside of a run, streamed or not, or outside of one."""
     if stream is None:
         return await model.get_response(*ARGUMENTS, **{**STATE, **state}), None
-    run, _ = active(stream=stream)
+    run, log = active(stream=stream)
     token = ACTIVE_RUN.set(run)
     try:
-        return await model.get_response(*ARGUMENTS, **{**STATE, **state}), run.recording
+        return await model.get_response(*ARGUMENTS, **{**STATE, **state}), log
     finally:
         ACTIVE_RUN.reset(token)
 
@@ -99,9 +99,9 @@ async def test_usage_is_asked_for_when_streaming_and_only_then() -> None:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_endpoint_without_usage_is_estimated(stream: bool) -> None:
     none = ModelStep(output=[assistant_message("an answer of some words")], usage=Usage(requests=1))
-    _, recording = await call(JournalModel(ScriptedModel([none]), "m"), stream=stream)
-    assert recording is not None
-    (used,) = recording.calls
+    _, log = await call(JournalModel(ScriptedModel([none]), "m"), stream=stream)
+    assert log is not None
+    (used,) = log.calls
     assert used.accuracy == "estimated"
     assert used.tokens.input_tokens > 0
     assert used.tokens.output_tokens == 5
@@ -175,14 +175,14 @@ async def test_a_reader_that_leaves_closes_the_model_s_stream(inside: bool) -> N
             finally:
                 closed.append("closed")
 
-    run, _ = active(stream=True)
+    run, log = active(stream=True)
     token = ACTIVE_RUN.set(run if inside else None)
     stream: Any = JournalModel(Endless(), "m").stream_response(*ARGUMENTS, **STATE)
     await anext(stream)
     await stream.aclose()
     ACTIVE_RUN.reset(token)
     assert closed == ["closed"]
-    assert [one.outcome for one in run.recording.calls] == (["cancelled"] if inside else [])
+    assert [one.outcome for one in log.calls] == (["cancelled"] if inside else [])
 
 
 async def test_a_stream_without_an_end_is_a_failed_call() -> None:
@@ -193,12 +193,12 @@ async def test_a_stream_without_an_end_is_a_failed_call() -> None:
     model = JournalModel(Short(), "m")
     with pytest.raises(ProviderError):
         await call(model, stream=True)
-    run, _ = active(stream=True)
+    run, log = active(stream=True)
     token = ACTIVE_RUN.set(run)
     async for _ in model.stream_response(*ARGUMENTS, **STATE):
         pass
     ACTIVE_RUN.reset(token)
-    assert [one.outcome for one in run.recording.calls] == ["error"]
+    assert [one.outcome for one in log.calls] == ["error"]
 
 
 @pytest.mark.parametrize("kind", ["response.failed", "response.error", "error", "response.incomplete"])
@@ -242,10 +242,10 @@ async def test_the_provider_keeps_one_model_a_name_and_not_too_many() -> None:
 
 async def test_a_call_is_timed() -> None:
     before = datetime.now(UTC)
-    _, recording = await call(JournalModel(ScriptedModel([[assistant_message("a")]]), "m"), stream=True)
-    assert recording is not None
-    (used,) = recording.calls
+    _, log = await call(JournalModel(ScriptedModel([[assistant_message("a")]]), "m"), stream=True)
+    assert log is not None
+    (used,) = log.calls
     assert before <= used.started_at
     assert used.first_token_ms is not None
-    assert recording.first_token_ms is not None
+    assert used.first_token_ms is not None
     assert used.latency_ms >= used.first_token_ms

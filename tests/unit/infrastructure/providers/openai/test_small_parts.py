@@ -16,10 +16,11 @@ from app.infrastructure.providers.openai.output_types import JsonSchemaOutput, i
 from app.infrastructure.providers.openai.recording import RunRecording, never_failing, short, traceback_of
 from app.infrastructure.providers.openai.run_config import model_settings
 from app.infrastructure.providers.openai.streaming import delta_of
+from tests.recordings import MemoryLog, recording_of
 
 
 def recording(history: Any = ()) -> RunRecording:
-    return RunRecording(lambda _event: None, stream=False, history=history)
+    return recording_of(MemoryLog(), history=history)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,9 @@ def test_deltas() -> None:
 
 def test_steps_are_paths() -> None:
     one = recording()
-    assert [one.next_model_step(""), one.next_model_step("/t:a"), one.next_model_step("")] == ["/m1", "/t:a/m1", "/m2"]
+    keys = [one.next_model_step(scope)[0] for scope in ("", "/t:a", "")]
+    assert keys == ["/m1", "/t:a/m1", "/m2"]
+    assert [one.scope_in("/t:b"), one.scope_in("/t:b"), one.scope_in("/t:b")] == ["/t:b", "/t:b/r2", "/t:b/r3"]
     assert one.nested_scope("", "call") == "/t:call"
     assert [one.nested_scope("/t:a", None), one.nested_scope("/t:a", None)] == ["/t:a/r1", "/t:a/r2"]
 

@@ -12,8 +12,8 @@ from agents.testing import assistant_message
 from app.domain.errors import AgentFailed, ConfigurationError, InvalidInput
 from app.domain.models.conversations import Caller
 from app.infrastructure.providers.openai.context import ACTIVE_RUN, ActiveRun, RunContext
-from app.infrastructure.providers.openai.recording import RunRecording
 from app.infrastructure.providers.openai.registry.prompts import build_instructions, today_utc
+from tests.recordings import MemoryLog, recording_of
 from tests.unit.infrastructure.providers.openai.registry.building import Scripts, registry_of, spec
 
 
@@ -135,7 +135,7 @@ def test_the_callers_own_context_type_may_have_no_variables() -> None:
     run = RunContext("r", "c", caller, "helper", {"name": "Ann"}, {})
     instructions = build_instructions(spec(instructions="Hi {{ name }}", run_variables=("name",)))
     assert not isinstance(instructions, str)
-    token = ACTIVE_RUN.set(ActiveRun(run, RunRecording(lambda _: None, stream=False, history=[]), ""))
+    token = ACTIVE_RUN.set(ActiveRun(run, recording_of(MemoryLog()), ""))
     try:
         assert instructions(RunContextWrapper("theirs"), Agent(name="x")) == "Hi Ann"
         assert instructions(RunContextWrapper(run), Agent(name="x")) == "Hi Ann"
