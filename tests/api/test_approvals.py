@@ -87,7 +87,8 @@ async def test_a_run_waits_and_goes_on(shop: Served, paid: list[int]) -> None:
     assert (await chatter.ask("GET", "/api/approvals")).json()["data"] == [listed]
 
     reply = await decide(chatter, run_id, YES)
-    assert (reply.status_code, reply.json()) == (200, {"runId": run_id, "undecided": 0})
+    assert (reply.status_code, reply.json()["undecided"]) == (200, 0)
+    assert reply.json()["status"] in {"running", "completed"}  # by how quick it is
     end = await ended(chatter, run_id)
     assert (end["status"], end["output"], end["approvals"]) == ("completed", "Done.", [])
     assert paid == [5]
@@ -134,7 +135,8 @@ async def test_deciding_twice(shop: Served) -> None:
     chatter = await shop.session()
     run_id = (await chatter.chat("pay 5")).json()["runId"]
     await decide(chatter, run_id, YES)
-    assert (await decide(chatter, run_id, YES)).json() == {"runId": run_id, "undecided": 0}
+    again = (await decide(chatter, run_id, YES)).json()
+    assert (set(again), again["undecided"]) == ({"runId", "undecided", "status"}, 0)
     reply = await decide(chatter, run_id, NO)
     assert (reply.status_code, reply.json()["error"]["code"]) == (409, "already_decided")
 

@@ -66,7 +66,7 @@ async def victims(url: str, folder: Path) -> AsyncIterator[Victims]:
 
 async def complete_all(engine: AsyncEngine, calls: CallFile, left: dict[str, Recorded]) -> None:
     """Let another process go on with every run that a killed one has left."""
-    async with working(engine, lease_s=0.3, take_over=True, agent=build_agent(calls)) as worker:
+    async with working(engine, lease_s=15, take_over=True, agent=build_agent(calls)) as worker:
         for run in left.values():
             await asyncio.wait_for(worker.runs.result(CALLER, run.run_id), 60)
 

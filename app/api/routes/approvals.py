@@ -13,6 +13,7 @@ from app.api.dependencies import Running, SessionCaller
 from app.api.json_replies import JsonReply
 from app.api.openapi import replies
 from app.domain.models.approvals import Approval, ApprovalState, Decision
+from app.domain.models.runs import RunStatus
 
 router = APIRouter(prefix="/api", tags=["approvals"])
 
@@ -64,6 +65,8 @@ class DecidedReply(Struct, frozen=True, rename="camel"):
     run_id: str
     undecided: int
     """Requests of the run that are still open; with 0 it goes on."""
+    status: RunStatus
+    """Where the run stands now."""
 
 
 class DecisionBody(BaseModel):
@@ -107,7 +110,9 @@ async def run_approvals(run_id: RunId, caller: SessionCaller, container: Running
 async def decide_approvals(body: DecisionsBody, run_id: RunId, caller: SessionCaller, container: Running) -> JsonReply:
     """Decide on requests of a waiting run; with none left open it goes on. The same decision again is no error."""
     decisions = [Decision(item.call_id, item.approve, item.message, item.always) for item in body.decisions]
-    return JsonReply(DecidedReply(run_id, await container.runs.decide(caller, run_id, decisions)))
+    undecided = await container.runs.decide(caller, run_id, decisions)
+    run = await container.runs.summary(caller, run_id)
+    return JsonReply(DecidedReply(run_id, undecided, run.status))
 
 
 @router.get(

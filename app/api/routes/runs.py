@@ -149,7 +149,7 @@ async def run_events(
     Read on after `run.waiting`, it stays open until the run goes on.
     """
     start = position(run_id, last_event_id, after)
-    # This look-up is also what keeps other tenants out: live events are not asked for their owner.
+    # Looked up before the head is sent: an error in a stream that has begun is no status.
     stored, status = await container.journal.events(caller, run_id, start)
     over = status in FINAL_STATUSES and not stored
     # A number above the last one is that of an event that was told early and lost: its reader must still learn the end.

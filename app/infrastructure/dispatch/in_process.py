@@ -71,9 +71,15 @@ class InProcessDispatcher:
         """Execute a claimed run; see the port."""
         run_id = claimed.run.id
         self._queued.discard(run_id)
-        task = asyncio.create_task(self._execute_one(claimed), name=f"run {run_id}")
+        earlier = self._running.get(run_id)
+        if earlier is not None:
+            # Our lease was over and we found it first: the attempt before has lost the run as to another process.
+            log.warning("lease_lost", run_id=run_id)
+            self._stop(run_id, "lease_lost")
+            self._forget(run_id)
+        task = asyncio.create_task(self._execute_one(claimed, earlier), name=f"run {run_id}")
         self._running[run_id] = task
-        task.add_done_callback(lambda _: self._ended(run_id))
+        task.add_done_callback(lambda ended: self._ended(run_id, ended))
 
     def wait_for_turn(self, run: Run) -> None:
         """Execute a queued run when its turn comes; see the port."""
@@ -129,10 +135,12 @@ class InProcessDispatcher:
             self._stop(run_id, "hand_back")
         self._queued.clear()
 
-    async def _execute_one(self, claimed: ClaimedRun) -> None:
+    async def _execute_one(self, claimed: ClaimedRun, earlier: asyncio.Task[None] | None) -> None:
         if self._execute is None:
             raise RuntimeError("the dispatcher was not started")
         run_id = claimed.run.id
+        if earlier is not None:
+            await asyncio.wait((earlier,))
         self._begun.add(run_id)
         if run_id in self._cancelled_early:
             _cancel_soon()
@@ -158,13 +166,17 @@ class InProcessDispatcher:
         for run_id in [*self._running, *self._queued]:
             self._stop(run_id, "hand_back")
 
-    def _ended(self, run_id: str) -> None:
+    def _ended(self, run_id: str, task: asyncio.Task[None]) -> None:
+        if self._running.get(run_id) is task:
+            self._forget(run_id)
+        if self._queued or self._take_over:
+            self._wakeups.announce(QUEUE)
+
+    def _forget(self, run_id: str) -> None:
         self._running.pop(run_id, None)
         self._missed.discard(run_id)
         self._begun.discard(run_id)
         self._cancelled_early.discard(run_id)
-        if self._queued or self._take_over:
-            self._wakeups.announce(QUEUE)
 
     async def _claim_forever(self) -> None:
         while True:

@@ -29,6 +29,7 @@ class Gate:
     def __init__(self) -> None:
         self.reached = asyncio.Event()
         self.go = asyncio.Event()
+        self.cancelled = asyncio.Event()
 
     @property
     def agent(self) -> Agent[Any]:
@@ -36,7 +37,11 @@ class Gate:
         async def note(text: str) -> str:
             """Note a text."""
             self.reached.set()
-            await self.go.wait()
+            try:
+                await self.go.wait()
+            except asyncio.CancelledError:
+                self.cancelled.set()
+                raise
             return f"noted {text}"
 
         return Agent(name="scribe", model=StatelessModel(), tools=[note])
@@ -100,6 +105,21 @@ async def test_a_frozen_owner_writes_nothing_and_its_reader_goes_on_with_the_nex
     assert await rows_of(engine, handle.run_id) == left
     assert (left.completions, left.items, left.usage) == (1, 4, 2)
     await check_conversation(engine, handle.conversation_id, ["tool one", "two"])
+
+
+async def test_a_process_that_takes_its_own_run_over_ends_the_attempt_before(engine: AsyncEngine) -> None:
+    gate, journal = Gate(), Watched(engine, 30)
+    async with working(engine, take_over=True, journal=journal, agent=gate.agent) as worker:
+        handle = await worker.runs.start(RunRequest(CALLER, "tool one"))
+        await gate.reached.wait()
+        await expire(engine, handle.run_id)  # it was too busy to renew, and is the first to look for lost runs
+        result = await handle.result()
+        assert gate.cancelled.is_set()
+        assert (await worker.say("two", handle.conversation_id)).output == "re: two"
+    assert result.status is RunStatus.COMPLETED
+    assert result.tool_calls[0].output == UNKNOWN_OUTCOME
+    await check_conversation(engine, handle.conversation_id, ["tool one", "two"])
+    assert (await rows_of(engine, handle.run_id)).completions == 1
 
 
 async def test_a_run_that_loses_process_after_process_is_closed(engine: AsyncEngine) -> None:
