@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -95,6 +95,7 @@ async def open_container(
     take_over: bool = False,
     context_factory: ContextFactory | None = None,
     client: Any = None,
+    model_provider: Any = None,
     engine: AsyncEngine | None = None,
 ) -> AsyncGenerator[Container]:
     """Start the system and stop it in order at the end of the block.
@@ -106,6 +107,7 @@ async def open_container(
         take_over: also finish runs whose process was lost; servers do, one-shot commands do not.
         context_factory: makes the context type that the agents were written for.
         client: an `openai.AsyncOpenAI` of the caller's own.
+        model_provider: an SDK `ModelProvider` of the caller's own, for every agent; its models are recorded too.
         engine: an async engine of the caller's own, which stays open.
 
     Raises:
@@ -126,7 +128,7 @@ async def open_container(
             [*agents, *_named_agents(settings)] or _demo_agents(),
             conversation_search=conversations.search,
             tools={**_named_tools(settings), **(tools or {})},
-            options=_provider_options(settings),
+            options=replace(_provider_options(settings), model_provider=model_provider),
             client=client,
             context_factory=context_factory,
         )

@@ -120,6 +120,18 @@ def test_a_person_on_a_terminal_is_asked(careful: Program) -> None:
     assert called(careful) == ["Lima"]
 
 
+def test_someone_else_was_faster(careful: Program) -> None:
+    with terminal(careful, "run", "careful", ASK) as shown:
+        shown.read_until(QUESTION)
+        (request,) = careful.call("approvals", "ls", "--json").json["data"]
+        assert careful.call("approvals", "approve", request["run_id"], request["call_id"]).code == 0
+        shown.write("n\n")
+        shown.read_until("This request is already approved.")
+        shown.read_until(ANSWER)
+        assert shown.ended() == 0
+    assert called(careful) == ["Lima"]
+
+
 def test_a_person_leaves_the_question_open(careful: Program) -> None:
     with terminal(careful, "run", "careful", ASK) as shown:
         shown.read_until(QUESTION)
