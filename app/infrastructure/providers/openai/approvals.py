@@ -44,6 +44,11 @@ class RunApprovals:
         """What it waits for and no earlier attempt has asked."""
         return tuple(request for step, request in self._new.items() if step not in self._known)
 
+    def drop_within(self, step: str) -> None:
+        """Forget what waits inside of a call that has ended without it: nobody would hear the answer."""
+        for asked in [asked for asked in self._new if asked.startswith(f"{step}/")]:
+            del self._new[asked]
+
     def waits_within(self, step: str) -> bool:
         """Tell whether a call inside of another one (of an agent used as a tool) waits for a person."""
         return any(asked.startswith(f"{step}/") for asked in self._new)

@@ -10,7 +10,7 @@ from agents import RunConfig
 from app.domain.models.conversations import Caller
 from app.domain.models.runs import Run
 from app.domain.models.tools import ToolCall, current_tool_call
-from app.infrastructure.providers.openai.recording import RunRecording
+from app.infrastructure.providers.openai.recording import RunRecording, short
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,11 @@ class ActiveRun:
     """The path of the tool call or guardrail that the task is in; None in the agent's own loop."""
     config: RunConfig | None = None
     """What the run's own agents run with; a nested run that is given no configuration of its own takes it over."""
+
+
+def step_key(active: ActiveRun, call_id: str) -> str:
+    """Return the path of a tool call."""
+    return short(f"{active.scope}/t:{call_id}")
 
 
 ACTIVE_RUN: ContextVar[ActiveRun | None] = ContextVar("durable_agents_active_run", default=None)

@@ -75,7 +75,9 @@ def _durable(guardrail: _G, name: str, verdict_of: Callable[[Any], Any]) -> _G:
         key = short(f"{_place(active, given)}/g:{name}")
         known = recording.recorded.get(key)
         if known is not None:
+            recording.given_back += 1
             return verdict_of(known.result)
+        await recording.new_ground()
         began = datetime.now(UTC)
         token = ACTIVE_RUN.set(replace(active, place=key))
         try:

@@ -5,7 +5,6 @@ What happens to a call whose process died before its output was on disk is the t
 """
 
 import functools
-import json
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from copy import copy
@@ -14,23 +13,22 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import Any, Final, cast
 
-from agents import CustomTool, FunctionTool, RunContextWrapper, Tool
+from agents import CustomTool, FunctionTool, LocalShellTool, ShellTool, Tool
 from agents.tool import (
     _FailureHandlingFunctionToolInvoker,  # pyright: ignore[reportPrivateUsage] - where the SDK turns errors into text
     _get_function_tool_invoke_context,  # pyright: ignore[reportPrivateUsage] - which context a wrapper asks for
 )
 from agents.tool_context import ToolContext
-from agents.util._approvals import evaluate_function_tool_approval
 from pydantic_core import to_jsonable_python
 
-from app.domain.models.approvals import ApprovalRequest
 from app.domain.models.events import ToolOutput, ToolStarted
 from app.domain.models.runs import Step, ToolCallRecord
 from app.domain.models.tools import CURRENT_TOOL_CALL, DEFAULT_POLICY, ToolCall, ToolPolicy, declared_policy
+from app.infrastructure.providers.openai.approval_questions import ApprovalQuestion
 from app.infrastructure.providers.openai.approvals import refusal
-from app.infrastructure.providers.openai.context import ACTIVE_RUN, ActiveRun
+from app.infrastructure.providers.openai.context import ACTIVE_RUN, ActiveRun, step_key
 from app.infrastructure.providers.openai.guardrails import durable_tool_guardrails
-from app.infrastructure.providers.openai.recording import never_failing, short
+from app.infrastructure.providers.openai.recording import never_failing
 from app.infrastructure.providers.openai.tool_calls import output_text
 
 UNKNOWN_OUTCOME: Final = (
@@ -43,7 +41,11 @@ Invoke = Callable[[ToolContext[Any], str], Awaitable[Any]]
 _errors_seen: ContextVar[list[BaseException] | None] = ContextVar("durable_agents_tool_errors", default=None)
 
 
-def policy_of(tool: FunctionTool | CustomTool) -> ToolPolicy:
+OwnTool = FunctionTool | CustomTool | ShellTool | LocalShellTool
+"""The kinds of tools that run in our process and whose calls are recorded."""
+
+
+def policy_of(tool: OwnTool) -> ToolPolicy:
     """Return the policy of a tool: declared on it or its function, told by its MCP server, else the default."""
     declared = declared_policy(tool)
     if declared is None and isinstance(tool, FunctionTool):
@@ -57,24 +59,24 @@ def policy_of(tool: FunctionTool | CustomTool) -> ToolPolicy:
 
 
 def durable_tool(tool: Tool) -> Tool:
-    """Return a copy of a tool whose calls are recorded; tools that the provider runs, and shells, stay as they are."""
+    """Return a copy of a function or custom tool whose calls are recorded; others are returned as they are."""
     if isinstance(tool, FunctionTool):
         return _durable_function_tool(tool)
     if isinstance(tool, CustomTool) and not isinstance(tool.on_invoke_tool, DurableInvocation):
         durable = copy(tool)
         durable.on_invoke_tool = DurableInvocation(tool, cast("Invoke", tool.on_invoke_tool), policy_of(tool))
+        # With a handler of its own the SDK decides on the spot, and nobody is asked.
+        if tool.needs_approval is not False and tool.on_approval is None:
+            durable.needs_approval = ApprovalQuestion(tool)
         return durable
     return tool
 
 
 def is_durable(tool: Tool) -> bool:
-    """Tell whether a tool's calls are recorded by `durable_tool`."""
-    return isinstance(tool, FunctionTool | CustomTool) and isinstance(tool.on_invoke_tool, DurableInvocation)
-
-
-def step_key(active: ActiveRun, call_id: str) -> str:
-    """Return the path of a tool call."""
-    return short(f"{active.scope}/t:{call_id}")
+    """Tell whether a tool records its calls itself."""
+    if isinstance(tool, ShellTool | LocalShellTool):
+        return isinstance(tool.executor, DurableCalls)
+    return isinstance(tool, FunctionTool | CustomTool) and isinstance(tool.on_invoke_tool, DurableCalls)
 
 
 def _durable_function_tool(tool: FunctionTool) -> FunctionTool:
@@ -113,36 +115,6 @@ def _error_telling(invoke: Invoke) -> Invoke:
     return told
 
 
-class ApprovalQuestion:
-    """The `needs_approval` of a durable tool: what was decided counts, else the tool's own rule, and then a person."""
-
-    def __init__(self, tool: FunctionTool) -> None:
-        """`tool` is the original, with its own rule."""
-        self._tool = tool
-
-    async def __call__(self, context: RunContextWrapper[Any], parameters: dict[str, Any], call_id: str) -> bool:
-        """Tell whether a person must be asked; a call that was refused need not: it is answered by its invocation."""
-        active = ACTIVE_RUN.get()
-        arguments = to_json(parameters)
-        if active is None:
-            return await self._asks(context, arguments, call_id)
-        recording = active.recording
-        step = step_key(active, call_id)
-        if step in recording.recorded or recording.approvals.decision(step, self._tool.name) is not None:
-            return False
-        if not await self._asks(context, arguments, call_id):
-            return False
-        agent = recording.agents.get(active.scope, active.context.agent)
-        recording.approvals.ask(ApprovalRequest(step, call_id, self._tool.name, arguments, agent, active.scope))
-        return True
-
-    async def _asks(self, context: RunContextWrapper[Any], arguments: str, call_id: str) -> bool:
-        if self._tool.needs_approval is True:
-            return True
-        evaluation = await evaluate_function_tool_approval(self._tool, context, arguments, call_id)
-        return evaluation.outcome == "require_approval"
-
-
 @dataclass(frozen=True, slots=True)
 class _Call:
     """One call while it goes on."""
@@ -151,6 +123,7 @@ class _Call:
     key: str
     call_id: str
     arguments: str
+    make: Callable[[], Awaitable[Any]]
     agent: str
     started_at: datetime
     started: float
@@ -160,29 +133,26 @@ class _Call:
         return round((monotonic() - self.started) * 1000)
 
 
-class DurableInvocation:
-    """The `on_invoke_tool` of a durable tool."""
+class DurableCalls:
+    """The calls of one tool: given back where they are recorded, else made and recorded."""
 
-    def __init__(
-        self, tool: FunctionTool | CustomTool, invoke: Invoke, policy: ToolPolicy, *, is_agent: bool = False
-    ) -> None:
-        """`invoke` is what the tool does; `is_agent`: it runs an agent, whose own record is what is replayed."""
+    def __init__(self, tool: OwnTool, policy: ToolPolicy, *, is_agent: bool = False) -> None:
+        """`is_agent`: the tool runs an agent, whose own record is what is replayed."""
         self._tool = tool
-        self._invoke = invoke
         self.policy = policy
         self._is_agent = is_agent
 
-    async def __call__(self, context: ToolContext[Any], arguments: str) -> Any:
-        """Return what is recorded of the call, or make it, by the tool's policy, and record its output."""
-        active = ACTIVE_RUN.get()
-        if active is None:
-            return await self._invoke(self._context(context), arguments)
+    async def output_of(
+        self, active: ActiveRun, call_id: str, arguments: str, make: Callable[[], Awaitable[Any]]
+    ) -> Any:
+        """Return what is recorded of a call, or `make` it, by the tool's policy, and record its output."""
         recording = active.recording
         call = _Call(
             active,
-            step_key(active, context.tool_call_id),
-            context.tool_call_id,
+            step_key(active, call_id),
+            call_id,
             arguments,
+            make,
             recording.agents.get(active.scope, active.context.agent),
             datetime.now(UTC),
             monotonic(),
@@ -197,34 +167,38 @@ class DurableInvocation:
             refused = UNKNOWN_OUTCOME
         if not self._is_agent:  # a nested run has its own record to replay, and stands still by itself
             await recording.new_ground()
-        if not (self._is_agent and recording.is_replaying(call.key)):
+        recording.tool_started(call.key)
+        if recorded is None and not (self._is_agent and recording.is_replaying(call.key)):
             recording.publish(ToolStarted(call.call_id, self._tool.name, arguments, call.agent, active.scope))
         if refused is not None:
             await recording.log.record(self._done(call, refused))
             return refused
         token = ACTIVE_RUN.set(replace(active, place=call.key))
         try:
-            return await self._made(context, call)
+            return await self._made(call)
         finally:
             ACTIVE_RUN.reset(token)
 
-    async def _made(self, context: ToolContext[Any], call: _Call) -> Any:
+    async def _made(self, call: _Call) -> Any:
         log = call.active.recording.log
         if self.policy is ToolPolicy.TRANSACTIONAL:
-            return await self._made_in_transaction(context, call)
+            return await self._made_in_transaction(call)
         if self.policy is ToolPolicy.AT_MOST_ONCE and not self._is_agent:
             await log.record(self._step(call, "started", None))
-        result = await self._call(context, call, None)
-        if not call.active.recording.approvals.waits_within(call.key):
+        result = await self._call(call, None)
+        approvals = call.active.recording.approvals
+        if not self._is_agent:  # it ran agents itself, and has made an output of what waits in them
+            approvals.drop_within(call.key)
+        if not approvals.waits_within(call.key):
             await log.record(self._done(call, result))
         return result
 
-    async def _made_in_transaction(self, context: ToolContext[Any], call: _Call) -> Any:
+    async def _made_in_transaction(self, call: _Call) -> Any:
         errors: list[BaseException] = []
         token = _errors_seen.set(errors)
         try:
             async with call.active.recording.log.transaction() as transaction:
-                result = await self._call(context, call, transaction.session)
+                result = await self._call(call, transaction.session)
                 if errors:  # the model is told of the error; what the tool had written until then is not kept
                     await transaction.undo()
                 transaction.record(self._done(call, result))
@@ -232,7 +206,7 @@ class DurableInvocation:
         finally:
             _errors_seen.reset(token)
 
-    async def _call(self, context: ToolContext[Any], call: _Call, session: Any) -> Any:
+    async def _call(self, call: _Call, session: Any) -> Any:
         run_id = call.active.context.run_id
         current = ToolCall(
             run_id,
@@ -244,36 +218,43 @@ class DurableInvocation:
         )
         token = CURRENT_TOOL_CALL.set(current)
         try:
-            return await self._invoke(self._context(context), call.arguments)
+            return await call.make()
         finally:
             CURRENT_TOOL_CALL.reset(token)
-
-    def _context(self, context: ToolContext[Any]) -> Any:
-        """Return the context that the wrapped tool asks for by its annotation."""
-        if isinstance(self._tool, FunctionTool):
-            return _get_function_tool_invoke_context(self._tool, context)
-        return context
 
     def _replayed(self, call: _Call, step: Step) -> Any:
         recording = call.active.recording
         output = str(step.result["output"])
+        recording.given_back += 1
         recording.done_tools.add(call.key)
         recording.tool_calls[call.key] = replace(self._record_of(call, output), duration_ms=step.duration_ms)
-        if "value" in step.result:
-            value = step.result["value"]
-            tool = self._tool if isinstance(self._tool, FunctionTool) else None
-            if output_text(value, tool) == output:
-                return value
+        if "value" not in step.result:
+            return output
+        return self._given_back(step.result["value"], output)
+
+    def _given_back(self, value: Any, output: str) -> Any:
+        """Return a recorded JSON value as the tool's result, if the model reads the same of it; else the text."""
+        for result in (value, _as_told(value, output)):
+            if self._text(result) == output:
+                return result
         return output
+
+    def _json(self, result: object) -> Any:
+        """Return a result as JSON values."""
+        return to_jsonable_python(result, fallback=str)
+
+    def _text(self, result: object) -> str:
+        """Return what the model reads of a result."""
+        return output_text(result, self._tool if isinstance(self._tool, FunctionTool) else None)
 
     def _done(self, call: _Call, result: object) -> Step:
         """Tell of a call's output, and return it as a step."""
         recording = call.active.recording
-        output = output_text(result, self._tool if isinstance(self._tool, FunctionTool) else None)
+        output = self._text(result)
         stored: dict[str, Any] = {"output": output}
         if not isinstance(result, str):
             with never_failing("tool value"):  # the text is what the model reads, and it is there
-                stored["value"] = to_jsonable_python(result, fallback=str)
+                stored["value"] = self._json(result)
         recording.done_tools.add(call.key)
         recording.tool_calls[call.key] = replace(self._record_of(call, output), duration_ms=call.duration_ms)
         recording.publish(
@@ -301,6 +282,54 @@ class DurableInvocation:
         )
 
 
-def to_json(parameters: dict[str, Any]) -> str:
-    """Return a call's parameters as the JSON text that a person is shown."""
-    return json.dumps(parameters, ensure_ascii=False, default=str)
+class DurableInvocation(DurableCalls):
+    """The `on_invoke_tool` of a durable function or custom tool."""
+
+    def __init__(
+        self, tool: FunctionTool | CustomTool, invoke: Invoke, policy: ToolPolicy, *, is_agent: bool = False
+    ) -> None:
+        """`invoke` is what the tool does."""
+        super().__init__(tool, policy, is_agent=is_agent)
+        self._invoke = invoke
+
+    async def __call__(self, context: ToolContext[Any], arguments: str) -> Any:
+        """Return the output of a call; outside of a run the tool is simply called."""
+        # A wrapped tool may ask for another context by its annotation.
+        theirs: Any = (
+            _get_function_tool_invoke_context(self._tool, context) if isinstance(self._tool, FunctionTool) else context
+        )
+        active = ACTIVE_RUN.get()
+        if active is None:
+            return await self._invoke(theirs, arguments)
+        return await self.output_of(active, context.tool_call_id, arguments, lambda: self._invoke(theirs, arguments))
+
+
+class _ToldObject(dict[str, Any]):
+    """The JSON form of a tool's result, which reads as the result itself did: `city='Oslo'`, not `{'city': 'Oslo'}`."""
+
+    told: str = ""
+
+    def __str__(self) -> str:
+        return self.told
+
+
+class _ToldList(list[Any]):
+    """As `_ToldObject`, of a list."""
+
+    told: str = ""
+
+    def __str__(self) -> str:
+        return self.told
+
+
+def _as_told(value: Any, output: str) -> Any:
+    """Return a JSON value that gives the model the same text, so that a run that ends with a tool ends with a value."""
+    told: _ToldObject | _ToldList
+    if isinstance(value, dict):
+        told = _ToldObject(cast("dict[str, Any]", value))
+    elif isinstance(value, list):
+        told = _ToldList(cast("list[Any]", value))
+    else:
+        return value
+    told.told = output
+    return told

@@ -11,8 +11,8 @@ from agents.tool_context import ToolContext
 
 from app.domain.models.events import AgentUpdated, HandoffOccurred, ToolOutput, ToolStarted
 from app.domain.models.runs import HandoffRecord, Step, ToolCallRecord
-from app.infrastructure.providers.openai.context import ACTIVE_RUN, ActiveRun
-from app.infrastructure.providers.openai.journal_tools import is_durable, step_key
+from app.infrastructure.providers.openai.context import ACTIVE_RUN, ActiveRun, step_key
+from app.infrastructure.providers.openai.journal_tools import is_durable
 from app.infrastructure.providers.openai.recording import never_failing
 from app.infrastructure.providers.openai.tool_calls import output_text
 
@@ -61,11 +61,15 @@ class RecordingHooks(RunHooks[Any]):
 
     @_never_raises
     async def on_tool_start(self, context: RunContextWrapper[Any], agent: Agent[Any], tool: Tool) -> None:
-        """Tell that a tool is about to run, unless it tells so itself."""
+        """Tell that a tool is about to run, unless it tells so itself.
+
+        Those that do not, computers and editors, act again where they are replayed; in a mere replay they may not.
+        """
         active = ACTIVE_RUN.get()
         if active is None or is_durable(tool):
             return
         recording = active.recording
+        await recording.new_ground()
         if isinstance(context, ToolContext):
             call_id, arguments = context.tool_call_id, context.tool_arguments
         else:
@@ -97,6 +101,8 @@ class RecordingHooks(RunHooks[Any]):
             recording = active.recording
             if isinstance(context, ToolContext):
                 call_id, arguments = context.tool_call_id, context.tool_arguments
+            elif is_durable(tool):
+                return None  # a shell: the SDK tells no id of its call, and it has recorded it
             else:
                 call_id, arguments = recording.unnamed_call_ended(f"{active.scope} {tool.name}"), "{}"
             key = step_key(active, call_id)

@@ -36,6 +36,7 @@ class _RecordedListing:
         known = recording.recorded.get(key)
         if known is not None and recording.is_replaying(active.scope):
             return [MCPTool.model_validate(tool) for tool in known.result]
+        await recording.new_ground()
         began = datetime.now(UTC)
         tools: list[MCPTool] = await listing.list_tools(run_context, agent)
         if known is None and key not in recording.listed:

@@ -72,6 +72,7 @@ class ModelCall:
             log.warning("replay_mismatch", run_id=recording.run_id, step=self.step, agent=self.agent)
             if recording.on_replay_mismatch == "fail":
                 raise ReplayMismatch("The agent has changed while the run stood still. Start the run anew.")
+        recording.given_back += 1
         items: list[Item] = list(recorded.result)
         for item in items:
             if "call_id" in item:

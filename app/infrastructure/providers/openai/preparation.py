@@ -17,6 +17,7 @@ from agents.models import get_default_model, get_default_model_settings
 
 from app.infrastructure.providers.openai.guardrails import durable_input_guardrails, durable_output_guardrails
 from app.infrastructure.providers.openai.journal_model import JournalModel, model_name_of
+from app.infrastructure.providers.openai.journal_shells import durable_shell
 from app.infrastructure.providers.openai.journal_tools import durable_tool
 from app.infrastructure.providers.openai.mcp_listings import recorded_listings
 
@@ -71,7 +72,9 @@ _LISTS = ("tools", "mcp_servers", "input_guardrails", "output_guardrails")
 def _values(agent: Agent[Any]) -> tuple[Any, ...]:
     """Return what an agent is made of; of lists their members, since callers change these in place."""
     plain = (value for name, value in vars(agent).items() if name not in {"handoffs", *_LISTS} and name[0] != "_")
-    return (*plain, *(member for name in _LISTS for member in (name, *getattr(agent, name))))
+    # A tool's copy has the tool's own values: switched off, renamed, or to be approved by now.
+    of_tools = (value for tool in agent.tools for value in vars(tool).values())
+    return (*plain, *(member for name in _LISTS for member in (name, *getattr(agent, name))), *of_tools)
 
 
 def _needs_copy(agent: Agent[Any], default_model: str | None, seen: set[int]) -> bool:
@@ -136,7 +139,7 @@ class _Copies:
             return made[1]
         changes: dict[str, Any] = {
             "handoffs": [],
-            "tools": [durable_tool(tool) for tool in agent.tools],
+            "tools": [durable_shell(durable_tool(tool)) for tool in agent.tools],
             "mcp_servers": recorded_listings(agent.mcp_servers),
             "input_guardrails": durable_input_guardrails(agent.input_guardrails),
             "output_guardrails": durable_output_guardrails(agent.output_guardrails),

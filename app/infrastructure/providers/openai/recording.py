@@ -73,6 +73,8 @@ class RunRecording:
         """True: nothing new may happen; whoever comes to something that is not recorded stands still."""
         self.at_frontier = asyncio.Event()
         """Set when someone has come to something that is not recorded."""
+        self.given_back = 0
+        """How many recorded calls and verdicts have been given back so far."""
         self._started = time.monotonic()
         self._history = history
         self._model_calls: dict[str, int] = {}

@@ -43,7 +43,7 @@ log = structlog.get_logger(__name__)
 _REFUSED = frozenset({400, 413, 415, 422})
 """What an endpoint answers to a request whose content it will never take."""
 _REPLAY_TURNS = 100
-"""Of the event loop; what is recorded needs no more than a few of them to be given back."""
+"""Of the event loop, without anything being given back: then a replay has come to its end. It takes a few of them."""
 
 
 class OpenAIAgentRuntime:
@@ -100,8 +100,10 @@ class OpenAIExecution:
             return self._finished(await self._entered())
         except (LeaseLost, StorageUnavailable):
             raise  # nothing more can be recorded: this execution is over, the run is not
-        except Exception as error:  # noqa: BLE001 - an agent's code may raise anything; it is logged, translated, recorded
+        except Exception as error:  # an agent's code may raise anything; it is logged, translated, recorded
             translated = translate(error)
+            if isinstance(translated, LeaseLost | StorageUnavailable):  # the SDK wraps what a tool's recording raises
+                raise translated from error
             _log_failure(run.id, error, translated)
             return self._ended(RunStatus.FAILED, _error_info(translated))
 
@@ -113,9 +115,11 @@ class OpenAIExecution:
         frontier = asyncio.create_task(recording.at_frontier.wait())
         try:
             await asyncio.wait((running, frontier), return_when=asyncio.FIRST_COMPLETED)
-            for _ in range(_REPLAY_TURNS):  # what runs beside the one that stands still comes to its end
-                if not running.done():
-                    await asyncio.sleep(0)
+            quiet_turns, given_back = 0, recording.given_back
+            while quiet_turns < _REPLAY_TURNS and not running.done():
+                await asyncio.sleep(0)  # what runs beside the one that stands still comes to its end
+                quiet_turns = quiet_turns + 1 if recording.given_back == given_back else 0
+                given_back = recording.given_back
         finally:
             frontier.cancel()
             running.cancel()
@@ -179,8 +183,9 @@ class OpenAIExecution:
         approvals = self._recording.approvals
         if not approvals.undecided:
             item = result.interruptions[0]
-            log.warning("approval_not_possible", run_id=self._run.id, tool=item.tool_name, agent=item.agent.name)
-            message = "A tool that is not a function asked for an approval, which only functions and MCP tools can get."
+            kind = tool_calls.kind_of(item.raw_item)
+            log.warning("approval_not_possible", run_id=self._run.id, tool=item.tool_name, kind=kind)
+            message = f"A tool asked for an approval, which is not possible for its kind: {kind}."
             return self._ended(RunStatus.FAILED, ErrorInfo(AgentFailed.code, message))
         for request in approvals.unheard:
             self._recording.publish(

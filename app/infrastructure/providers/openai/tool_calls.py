@@ -37,6 +37,12 @@ def output_text(result: object, tool: Tool | None = None) -> str:
     return wire_json.encode(written)
 
 
+def kind_of(call: Any) -> str:
+    """Return the type of a call as the model made it, such as `apply_patch_call`."""
+    kind = call.get("type") if isinstance(call, Mapping) else getattr(call, "type", None)
+    return str(kind or "unknown")
+
+
 def has_calls(answer: Sequence[Item]) -> bool:
     """Tell whether an answer of the model asks for something that we answer."""
     return any(item.get("type") in _OUTPUT_TYPES for item in answer)
