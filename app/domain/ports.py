@@ -91,11 +91,13 @@ class AgentProvider(Protocol):
         """Return every tool that any agent may call, by name."""
         ...
 
-    def check_options(self, options: RunOptions) -> None:
+    def checked_options(self, options: RunOptions) -> RunOptions:
         """Check what only the provider knows of a run's options, before anything is written.
 
+        Returned with the schema of a Python `output_type` beside it, by which another process can go on with the run.
+
         Raises:
-            InvalidInput: a model setting, schema or handoff history cannot be; `param` names it.
+            InvalidInput: a model setting, schema, type or handoff history cannot be; `param` names it.
         """
         ...
 

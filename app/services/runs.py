@@ -92,14 +92,13 @@ class RunService:
         check_request(request, self._limits)
         items = checked_input(request, self._limits)
         agent = self._provider.agent(request.agent)
-        self._provider.check_options(request.options)
+        options = self._provider.checked_options(request.options)
         digest = None
         if request.idempotency_key is not None:
             digest = request_digest(request)
             known = await self._journal.started(request.caller, request.idempotency_key, digest)
             if known is not None:
                 return self._handle(known)
-        options = request.options
         history_items = self._limits.history_items if options.history_items is None else options.history_items
         new_thread = request.conversation_id is None
         new = NewRun(

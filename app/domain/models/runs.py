@@ -54,7 +54,7 @@ class RunOptions:
     output_schema: Mapping[str, Any] | None = None
     """JSON schema that the answer must follow."""
     output_type: type[Any] | None = None
-    """A Python type that the answer must follow; at most one of this and `output_schema`."""
+    """A Python type that the answer must follow; a caller gives at most one of this and `output_schema`."""
     history_items: int | None = None
     """How many of the latest history items the model sees; 0 for none."""
 

@@ -56,7 +56,7 @@ def _short_or_none(text: str | None) -> str | None:
 
 
 def stored_options(options: RunOptions) -> dict[str, Any]:
-    """Return options as JSON values; a Python output type travels as nothing: it is known only to its process."""
+    """Return options as JSON values; of a Python output type its schema, as the type is known only to its process."""
     stored = {
         "model": options.model,
         "model_settings": dict(options.model_settings),

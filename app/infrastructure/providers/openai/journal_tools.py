@@ -53,7 +53,9 @@ def policy_of(tool: OwnTool) -> ToolPolicy:
     if declared is not None:
         return declared
     hints = tool.mcp_annotations if isinstance(tool, FunctionTool) else None
-    if hints is not None and (hints.read_only_hint or hints.idempotent_hint):
+    # By the names of the protocol: the MCP package has other attributes in each major version.
+    told = {} if hints is None else hints.model_dump(by_alias=True)
+    if told.get("readOnlyHint") or told.get("idempotentHint"):
         return ToolPolicy.IDEMPOTENT
     return DEFAULT_POLICY
 

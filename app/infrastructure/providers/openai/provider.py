@@ -17,7 +17,7 @@ from app.infrastructure.providers.openai.context import ContextFactory
 from app.infrastructure.providers.openai.conversation_client import ConversationClient
 from app.infrastructure.providers.openai.endpoint import EndpointOptions, Models, build_models
 from app.infrastructure.providers.openai.registry.agents import AgentRegistry, build_registry
-from app.infrastructure.providers.openai.run_config import RunDefaults, check_options
+from app.infrastructure.providers.openai.run_config import RunDefaults, checked_options
 from app.infrastructure.providers.openai.runtime import OpenAIAgentRuntime
 from app.infrastructure.providers.openai.search_tool import search_tool
 from app.infrastructure.providers.openai.session_store import OpenAISQLAlchemySessionStore
@@ -72,9 +72,9 @@ class OpenAIAgentProvider:
         """Return all tools; see the port."""
         return self._registry.tool_overview()
 
-    def check_options(self, options: RunOptions) -> None:
+    def checked_options(self, options: RunOptions) -> RunOptions:
         """Check a run's options; see the port."""
-        check_options(options)
+        return checked_options(options)
 
     async def create_conversation(self) -> str | None:
         """Create a conversation at the provider; see the port."""

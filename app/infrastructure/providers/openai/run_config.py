@@ -1,18 +1,17 @@
 """What the Runner is told for one run: the SDK's RunConfig from our options."""
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from agents import ModelProvider, ModelSettings, RunConfig, gen_trace_id
 
 from app.domain.errors import InvalidInput
 from app.domain.models.runs import Run, RunOptions
-from app.infrastructure.providers.openai.output_types import is_schema
+from app.infrastructure.providers.openai.output_types import is_schema, schema_of_type
 from app.infrastructure.providers.openai.registry.handoffs import handoff_filter
 
-_MODEL_SETTING_NAMES = frozenset(field.name for field in dataclasses.fields(ModelSettings))
+_MODEL_SETTING_NAMES = frozenset(field.name for field in fields(ModelSettings))
 DEFAULT_MAX_TURNS = 10
 
 
@@ -50,8 +49,8 @@ def run_config(run: Run, provider: ModelProvider, defaults: RunDefaults) -> RunC
     )
 
 
-def check_options(options: RunOptions) -> None:
-    """Check the options that only the SDK and the schema's validator can judge.
+def checked_options(options: RunOptions) -> RunOptions:
+    """Check the options that only the SDK and the schema's validator can judge; put a type's schema beside the type.
 
     Raises:
         InvalidInput: `param` names what is wrong.
@@ -61,6 +60,9 @@ def check_options(options: RunOptions) -> None:
         handoff_filter(options.handoff_history)
     if options.output_schema is not None and not is_schema(options.output_schema):
         raise InvalidInput("The output schema is no JSON schema.", param="output_schema")
+    return (
+        options if options.output_type is None else replace(options, output_schema=schema_of_type(options.output_type))
+    )
 
 
 def model_settings(values: Mapping[str, Any]) -> ModelSettings | None:

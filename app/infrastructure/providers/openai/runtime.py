@@ -163,8 +163,8 @@ class OpenAIExecution:
 
     def _starting_agent(self) -> Agent[Any]:
         options = self._run.options
-        output_type = options.output_type
-        if options.output_schema is not None:
+        output_type = options.output_type  # a process that took the run over has the schema alone
+        if output_type is None and options.output_schema is not None:
             output_type = JsonSchemaOutput(options.output_schema)
         agent = self._runtime.registry.get(self._run.agent).agent
         return prepared(agent, self._runtime.models.default_model, output_type)
