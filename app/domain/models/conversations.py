@@ -19,6 +19,10 @@ class Caller:
     organization_id: str
     user_id: str | None = None
     """None: the organization as a whole; it then sees every user's conversations."""
+    project_id: str | None = None
+    """Whom a call is accounted to; it restricts nothing."""
+    api_key_id: str | None = None
+    """With which key the call was made; it restricts nothing."""
 
 
 @dataclass(frozen=True, slots=True)

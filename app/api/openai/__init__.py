@@ -1,0 +1,1 @@
+"""The OpenAI-compatible endpoints: wire shape to our models and back."""
