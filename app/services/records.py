@@ -63,6 +63,7 @@ def build_record(
         trace_id=outcome.trace_id,
         error=outcome.error,
         approvals=outcome.approvals,
+        client_calls=outcome.client_calls,
     )
     messages = _messages(run, outcome)
     last = SequencedEvent(last_sequence + 1, _last_event(result))
@@ -94,7 +95,7 @@ def _content_text(content: Any) -> str:
 def _messages(run: Run, outcome: RunOutcome) -> tuple[NewMessage, ...]:
     asked = user_text(run.input)
     user = [NewMessage("user", asked, None)] if asked else []
-    if outcome.status is RunStatus.COMPLETED:
+    if outcome.status is RunStatus.COMPLETED and (outcome.output_text or not outcome.client_calls):
         return (*user, NewMessage("assistant", outcome.output_text, outcome.agent))
     return tuple(user)
 

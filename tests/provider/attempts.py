@@ -77,14 +77,16 @@ async def gone_on(agents: Sequence[Any], log: MemoryLog, **claim: Any) -> tuple[
     return outcome, later
 
 
-async def at_every_write(make: Callable[[], Sequence[Any]]) -> AsyncIterator[tuple[RunOutcome, MemoryLog]]:
+async def at_every_write(
+    make: Callable[[], Sequence[Any]], **claim: Any
+) -> AsyncIterator[tuple[RunOutcome, MemoryLog]]:
     """Lose the process after 0, 1, 2, ... writes, go on in another, and yield how that ended."""
     for writes in range(60):
         log = MemoryLog(writes=writes)
         try:
-            outcome = await opened(make(), log).run()
+            outcome = await opened(make(), log, claimed(**claim)).run()
         except LeaseLost:
-            yield await gone_on(make(), log)
+            yield await gone_on(make(), log, **claim)
             continue
         log.flush()
         yield outcome, log

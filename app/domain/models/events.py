@@ -105,6 +105,21 @@ class ToolOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class ItemDone:
+    """An item of a model's answer is whole: message, reasoning, call; what tools answer is told by `ToolOutput`.
+
+    All items of an answer are told when it ends, before its `usage`. Deltas are deleted in time, these stay.
+    """
+
+    type: ClassVar[str] = "item.done"
+    item: Mapping[str, Any]
+    """In the Responses format; its `id` is the `item_id` of its deltas where the endpoint gives it one."""
+    step: str
+    agent: str
+    scope: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class HandoffOccurred:
     """One agent handed the conversation to another."""
 
@@ -210,6 +225,7 @@ RunEvent = (
     | Delta
     | ToolStarted
     | ToolOutput
+    | ItemDone
     | HandoffOccurred
     | AgentUpdated
     | ApprovalRequested

@@ -57,6 +57,12 @@ class RunOptions:
     """A Python type that the answer must follow; a caller gives at most one of this and `output_schema`."""
     history_items: int | None = None
     """How many of the latest history items the model sees; 0 for none."""
+    instructions: str | None = None
+    """Added to the instructions of the run's agents, for this run only; not kept in the history."""
+    client_tools: tuple[Mapping[str, Any], ...] = ()
+    """Function tools that the caller executes, in the Responses format: `{"type": "function", "name", "description",
+    "parameters", "strict"}`. A run whose model calls one completes with that call open (`RunResult.client_calls`); the
+    input of the conversation's next run holds its `function_call_output`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +203,8 @@ class RunResult:
     error: ErrorInfo | None
     approvals: tuple[ApprovalRequest, ...] = ()
     """What a waiting run waits for; empty otherwise."""
+    client_calls: tuple[str, ...] = ()
+    """Ids of the calls at the end of `items` that the caller is to execute; empty when the answer is whole."""
 
 
 StepKind = Literal["model", "tool", "guardrail", "mcp_list"]
@@ -243,6 +251,8 @@ class RunOutcome:
     error: ErrorInfo | None
     approvals: tuple[ApprovalRequest, ...] = ()
     """What the run waits for; not empty exactly when the status is WAITING."""
+    client_calls: tuple[str, ...] = ()
+    """Ids of the calls that the caller is to execute; see `RunResult`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,8 +67,10 @@ def stored_options(options: RunOptions) -> dict[str, Any]:
         "handoff_history": options.handoff_history,
         "output_schema": options.output_schema,
         "history_items": options.history_items,
+        "instructions": options.instructions,
+        "client_tools": list(options.client_tools),
     }
-    return {name: value for name, value in stored.items() if value not in (None, {})}
+    return {name: value for name, value in stored.items() if value not in (None, {}, [])}
 
 
 def new_run(new: NewRun, conversation: Row[*tuple[Any, ...]], now: datetime) -> Run:

@@ -7,6 +7,7 @@ from asyncio import AbstractEventLoop
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,6 +22,9 @@ _log = logging.getLogger(__name__)
 
 _VERSIONS = select(table("alembic_version", column("version_num")).c.version_num)
 _LOCK_NOT_AVAILABLE = "55P03"
+_TURN_S = 60
+"""How long an upgrade of a SQLite file waits for another process's."""
+_RETRY_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,21 +90,34 @@ async def upgrade(engine: AsyncEngine) -> list[str]:
         ConfigurationError: the database holds another application's schema.
         StorageUnavailable: no answer in time, or a table or another process's turn was waited for in vain; try again.
     """
-    if (await check(engine)).up_to_date:
-        return []
     applied: list[str] = []
     async with _turn():
-        try:
-            with translated_errors():
-                async with engine.connect() as connection:
-                    await connection.run_sync(_run_alembic, applied)
-        except DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
-                raise StorageUnavailable("A table that has to change is in use. Try again later.") from error
-            raise
+        give_up_at = monotonic() + _TURN_S
+        while True:
+            try:
+                if (await check(engine)).up_to_date:
+                    break
+                await _apply(engine, applied)
+            except StorageUnavailable:
+                # SQLite has no queue for those who want a file: another process's upgrade may outlast its timeout.
+                if engine.dialect.name != "sqlite" or monotonic() > give_up_at:
+                    raise
+                applied.clear()
+                await asyncio.sleep(_RETRY_S)
     if applied:
         _log.info("The database schema was upgraded: %s", ", ".join(applied))
     return applied
+
+
+async def _apply(engine: AsyncEngine, applied: list[str]) -> None:
+    try:
+        with translated_errors():
+            async with engine.connect() as connection:
+                await connection.run_sync(_run_alembic, applied)
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
+            raise StorageUnavailable("A table that has to change is in use. Try again later.") from error
+        raise
 
 
 async def ensure(engine: AsyncEngine) -> None:

@@ -73,6 +73,8 @@ class JournalModel(Model):
         active = ACTIVE_RUN.get()
         if active is not None and active.recording.prepended is not None and not active.scope:
             input = active.recording.prepended.before(input)  # noqa: A001 - the SDK's name
+        if active is not None:
+            system_instructions = active.recording.instructions_in(active.scope, system_instructions)
         streamed = active is not None and active.recording.stream
         settings = _metered(model_settings) if streamed else model_settings
         arguments = (system_instructions, input, settings, tools, output_schema, handoffs, tracing)
@@ -118,6 +120,8 @@ class JournalModel(Model):
     ) -> AsyncIterator[TResponseStreamEvent]:
         """Stream the model for code inside a run that asks the Runner for a stream of its own."""
         active = ACTIVE_RUN.get()
+        if active is not None:
+            system_instructions = active.recording.instructions_in(active.scope, system_instructions)
         call = None if active is None else ModelCall(active, self.model, system_instructions, input)
         recorded = None if call is None else await call.begin()
         if recorded is not None:

@@ -20,7 +20,7 @@ from openai.types.responses import ResponseOutputItem
 
 from app.domain.errors import ReplayMismatch
 from app.domain.models.conversations import Item
-from app.domain.models.events import ModelCallStarted, UsageReported
+from app.domain.models.events import ItemDone, ModelCallStarted, UsageReported
 from app.domain.models.runs import Step
 from app.domain.models.usage import Accuracy, CallOutcome, CallUsage, TokenUsage
 from app.infrastructure.providers.openai import wire_json
@@ -176,6 +176,8 @@ class ModelCall:
             started_at=self.started_at,
             duration_ms=latency_ms,
         )
+        for item in items or ():
+            self.active.recording.publish(ItemDone(item, self.step, self.agent, self.active.scope))
         self.active.recording.publish(UsageReported(self.step, self.model, tokens, accuracy, self.active.scope))
         return step, call
 

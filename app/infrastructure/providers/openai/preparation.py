@@ -5,7 +5,7 @@ for one that carries a Model object of its own; and for one that names no model 
 for its own default model, not for ours.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +15,7 @@ from weakref import finalize, ref
 from agents import Agent, Handoff, Model, ModelSettings, RunContextWrapper, Tool
 from agents.models import get_default_model, get_default_model_settings
 
+from app.domain.errors import InvalidInput
 from app.infrastructure.providers.openai.guardrails import durable_input_guardrails, durable_output_guardrails
 from app.infrastructure.providers.openai.journal_model import JournalModel, model_name_of
 from app.infrastructure.providers.openai.journal_shells import durable_shell
@@ -44,14 +45,20 @@ class _Original:
 _prepared: dict[tuple[int, str | None], tuple[Agent[Any], list[_Original]]] = {}
 
 
-def prepared(agent: Agent[Any], default_model: str | None, output_type: Any = None) -> Agent[Any]:
+def prepared(
+    agent: Agent[Any], default_model: str | None, output_type: Any = None, tools: Sequence[Tool] = ()
+) -> Agent[Any]:
     """Return the agent to run instead: the same one, or a copy, the agents it hands off to included.
 
-    `output_type` is what every one of them must answer with; then the copy is made anew each time. Else it is made
-    once, lives as long as the original, and is made again when someone has changed that.
+    `output_type` is what every one of them must answer with, `tools` what each gets beside its own; then the copy is
+    made anew each time. Else it is made once, lives as long as the original, and is made again when someone has
+    changed that.
+
+    Raises:
+        InvalidInput: an agent has a tool of the same name as one of `tools`.
     """
-    if output_type is not None:
-        return _Copies(default_model, output_type).of(agent)
+    if output_type is not None or tools:
+        return _Copies(default_model, output_type, tools).of(agent)
     key = (id(agent), default_model)
     known = _prepared.get(key)
     if known is not None and all(original.is_unchanged() for original in known[1]):
@@ -123,12 +130,21 @@ def _make_mcp_tools_durable(agent: Agent[Any]) -> None:
     agent.get_mcp_tools = get_mcp_tools
 
 
+def _check_names(agent: Agent[Any], tools: Sequence[Tool]) -> None:
+    own = {tool.name for tool in agent.tools}
+    for index, tool in enumerate(tools):
+        if tool.name in own:
+            message = f"The agent has a tool named '{tool.name}' itself. Give yours another name."
+            raise InvalidInput(message, param=f"client_tools[{index}].name")
+
+
 class _Copies:
     """Copies of agents that hand off to each other, perhaps in a circle: one copy an agent."""
 
-    def __init__(self, default_model: str | None, output_type: Any) -> None:
+    def __init__(self, default_model: str | None, output_type: Any, tools: Sequence[Tool] = ()) -> None:
         self._default_model = default_model
         self._output_type = output_type
+        self._tools = tools
         # With the original, so that its id is not given to another agent meanwhile.
         self._made: dict[int, tuple[Agent[Any], Agent[Any]]] = {}
 
@@ -139,7 +155,7 @@ class _Copies:
             return made[1]
         changes: dict[str, Any] = {
             "handoffs": [],
-            "tools": [durable_shell(durable_tool(tool)) for tool in agent.tools],
+            "tools": [*(durable_shell(durable_tool(tool)) for tool in agent.tools), *self._tools],
             "mcp_servers": recorded_listings(agent.mcp_servers),
             "input_guardrails": durable_input_guardrails(agent.input_guardrails),
             "output_guardrails": durable_output_guardrails(agent.output_guardrails),
@@ -151,6 +167,7 @@ class _Copies:
             changes["model_settings"] = agent.model_settings
         elif _has_foreign_settings(agent, self._default_model):
             changes["model"] = self._default_model  # the SDK then takes its settings for that model
+        _check_names(agent, self._tools)
         if self._output_type is not None:
             changes["output_type"] = self._output_type
         new = agent.clone(**changes)
@@ -171,11 +188,11 @@ class _Copies:
 
     def _handoff(self, handoff: Handoff[Any, Any]) -> Handoff[Any, Any]:
         take: Callable[[RunContextWrapper[Any], str], Awaitable[Any]] = handoff.on_invoke_handoff
-        default_model, output_type = self._default_model, self._output_type
+        default_model, output_type, tools = self._default_model, self._output_type, self._tools
 
         async def take_prepared(context: RunContextWrapper[Any], arguments: str) -> Any:
             target = await take(context, arguments)
-            return prepared(target, default_model, output_type) if isinstance(target, Agent) else target
+            return prepared(target, default_model, output_type, tools) if isinstance(target, Agent) else target
 
         new = copy(handoff)
         new.on_invoke_handoff = take_prepared

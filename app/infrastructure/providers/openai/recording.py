@@ -95,6 +95,8 @@ class RunRecording:
         """Of the run's own agents: the id and output items of every finished model call, in order."""
         self.spans: list[Mapping[str, Any]] = []
         self.first_token_ms: int | None = None
+        self.instructions = claimed.run.options.instructions
+        """What the run adds to the instructions of its own agents."""
         self.prepended: PrependedHistory | None = None
         """History that the run's own model calls get although the Runner does not know it."""
 
@@ -132,6 +134,12 @@ class RunRecording:
             step = self.recorded.get(key)
             if step is None or step.state == "done":
                 return key, step
+
+    def instructions_in(self, scope: str, own: str | None) -> str | None:
+        """Return the instructions of a model call: the agent's own, and what the run adds to its own agents'."""
+        if self.instructions is None or scope:
+            return own
+        return self.instructions if not own else f"{own}\n\n{self.instructions}"
 
     def is_replaying(self, scope: str) -> bool:
         """Tell whether the next model call of a scope is recorded, so that what leads to it has been told before."""

@@ -8,6 +8,7 @@ from agents import ModelProvider, ModelSettings, RunConfig, gen_trace_id
 
 from app.domain.errors import InvalidInput
 from app.domain.models.runs import Run, RunOptions
+from app.infrastructure.providers.openai.client_tools import client_tools
 from app.infrastructure.providers.openai.output_types import is_schema, schema_of_type
 from app.infrastructure.providers.openai.registry.handoffs import handoff_filter
 
@@ -60,9 +61,10 @@ def checked_options(options: RunOptions) -> RunOptions:
         handoff_filter(options.handoff_history)
     if options.output_schema is not None and not is_schema(options.output_schema):
         raise InvalidInput("The output schema is no JSON schema.", param="output_schema")
-    return (
-        options if options.output_type is None else replace(options, output_schema=schema_of_type(options.output_type))
-    )
+    client_tools(options.client_tools)
+    if options.output_type is None:
+        return options
+    return replace(options, output_schema=schema_of_type(options.output_type))
 
 
 def model_settings(values: Mapping[str, Any]) -> ModelSettings | None:

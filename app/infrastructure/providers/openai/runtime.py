@@ -1,6 +1,7 @@
 """The only caller of the Runner: one run, plain or streamed, from a claimed row to what is to be recorded."""
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import structlog
@@ -11,6 +12,7 @@ from app.domain.errors import (
     AgentFailed,
     AppError,
     GuardrailTripped,
+    InvalidInput,
     LeaseLost,
     ProviderError,
     ProviderRejected,
@@ -25,6 +27,7 @@ from app.domain.models.runs import ClaimedRun, ErrorInfo, RunOutcome, RunStatus
 from app.domain.run_ports import RunLog
 from app.infrastructure.providers.openai import tool_calls
 from app.infrastructure.providers.openai.buffered_session import BufferedSession
+from app.infrastructure.providers.openai.client_tools import client_calls, client_tools
 from app.infrastructure.providers.openai.context import ACTIVE_RUN, ActiveRun, ContextFactory, run_context
 from app.infrastructure.providers.openai.errors import translate
 from app.infrastructure.providers.openai.item_pairs import pair_safe
@@ -79,7 +82,7 @@ class OpenAIExecution:
         self._runtime = runtime
         self._run = claimed.run
         self._local = claimed.run.session_mode == "local"
-        self._history: list[Item] = pair_safe(tool_calls.with_unique_ids(claimed.history)) if self._local else []
+        self._history, self._unasked = _halves(claimed) if self._local else ([], [])
         # In server mode the provider has the history, but not what it was sent in vain.
         self._undelivered: list[Item] = [] if self._local else tool_calls.undelivered(claimed.history)
         self._session = BufferedSession(claimed.run.session_id, self._history)
@@ -140,6 +143,7 @@ class OpenAIExecution:
 
     async def _call_runner(self, config: RunConfig, context: Any) -> RunResult:
         run = self._run
+        tool_calls.refuse_unasked(run.input, self._unasked)
         # Code that calls us inside a trace of its own has the run's spans in that one.
         trace = get_current_trace()
         self._trace_id = config.trace_id if trace is None else trace.trace_id
@@ -167,22 +171,32 @@ class OpenAIExecution:
         if output_type is None and options.output_schema is not None:
             output_type = JsonSchemaOutput(options.output_schema)
         agent = self._runtime.registry.get(self._run.agent).agent
-        return prepared(agent, self._runtime.models.default_model, output_type)
+        return prepared(agent, self._runtime.models.default_model, output_type, client_tools(options.client_tools))
 
     def _finished(self, result: RunResult) -> RunOutcome:
-        if result.interruptions:
-            return self._waiting(result)
-        output = json_output(result.final_output)
+        calls = client_calls(result.interruptions, self._run.options.client_tools)
+        if len(calls) < len(result.interruptions):
+            return self._waiting(result, calls)
+        output = self._said() if calls else json_output(result.final_output)
         items = self._items() if self._local else self._server_items(result)
         return self._outcome(
-            RunStatus.COMPLETED, self._runtime.registry.key_of(result.last_agent), output, text_output(output), items
+            RunStatus.COMPLETED,
+            self._runtime.registry.key_of(result.last_agent),
+            output,
+            text_output(output),
+            items,
+            client_calls=calls,
         )
 
-    def _waiting(self, result: RunResult) -> RunOutcome:
+    def _said(self) -> str:
+        """Return the text that came with the calls that the caller is to execute; empty when there was none."""
+        return tool_calls.text_of(self._recording.responses[-1][1]) if self._recording.responses else ""
+
+    def _waiting(self, result: RunResult, calls: Sequence[str]) -> RunOutcome:
         """Return that the run waits for people; what it has done is in its steps, and its history is written later."""
         approvals = self._recording.approvals
         if not approvals.undecided:
-            item = result.interruptions[0]
+            item = next(one for one in result.interruptions if _call_id(one.raw_item) not in calls)
             kind = tool_calls.kind_of(item.raw_item)
             log.warning("approval_not_possible", run_id=self._run.id, tool=item.tool_name, kind=kind)
             message = f"A tool asked for an approval, which is not possible for its kind: {kind}."
@@ -213,9 +227,11 @@ class OpenAIExecution:
             if call.output is not None and not call.scope
         }
         answers = [output for _, output in self._recording.responses]
-        if not self._recording.responses and error.details.get("upstream_status") in _REFUSED:
-            # The endpoint refused the very first request: with this input in its history every later one would be
-            # refused too, and the conversation could never go on. The messages and the run still hold it.
+        if not self._recording.responses and (
+            error.code == InvalidInput.code or error.details.get("upstream_status") in _REFUSED
+        ):
+            # We or the endpoint refused the very first request: with this input in its history every later one would
+            # be refused too, and the conversation could never go on. The messages and the run still hold it.
             return self._outcome(status, self._recording.agents.get("", self._run.agent), None, "", [], error)
         if self._local:
             known = self._items() or list(self._run.input)
@@ -246,6 +262,7 @@ class OpenAIExecution:
         items: list[Item],
         error: ErrorInfo | None = None,
         approvals: tuple[ApprovalRequest, ...] = (),
+        client_calls: tuple[str, ...] = (),
     ) -> RunOutcome:
         recording = self._recording
         return RunOutcome(
@@ -263,7 +280,20 @@ class OpenAIExecution:
             first_token_ms=recording.first_token_ms,
             error=error,
             approvals=approvals,
+            client_calls=client_calls,
         )
+
+
+def _halves(claimed: ClaimedRun) -> tuple[list[Item], list[Item]]:
+    """Return what a run starts from: whole pairs, and the calls its input answers; and what of that has no call."""
+    history, given = tool_calls.with_unique_ids(claimed.history), claimed.run.input
+    kept = {id(item) for item in pair_safe([*history, *given])}
+    return [item for item in history if id(item) in kept], [item for item in given if id(item) not in kept]
+
+
+def _call_id(raw: Any) -> str | None:
+    call_id = raw.get("call_id") if isinstance(raw, Mapping) else getattr(raw, "call_id", None)
+    return call_id if isinstance(call_id, str) else None
 
 
 def _log_failure(run_id: str, error: Exception, translated: AppError) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Final, cast
 from agents import FunctionTool, ItemHelpers, Tool
 from openai.types.responses import ResponseFunctionToolCall
 
+from app.domain.errors import InvalidInput
 from app.domain.models.conversations import Item
 from app.infrastructure.providers.openai import wire_json
 from app.infrastructure.providers.openai.item_pairs import OUTPUT_OF_CALL
@@ -46,6 +47,25 @@ def kind_of(call: Any) -> str:
 def has_calls(answer: Sequence[Item]) -> bool:
     """Tell whether an answer of the model asks for something that we answer."""
     return any(item.get("type") in _OUTPUT_TYPES for item in answer)
+
+
+def refuse_unasked(given: Sequence[Item], unasked: Sequence[Item]) -> None:
+    """Refuse input that answers calls which nobody made; `unasked` is what of it has no other half.
+
+    Raises:
+        InvalidInput: as the API does, naming the call.
+    """
+    strangers = {id(item) for item in unasked}
+    for index, item in enumerate(given):
+        if id(item) in strangers and item.get("type") in _GIVEN_TYPES:
+            call_id = str(item.get("call_id"))[:80]
+            message = f"No tool call found for function call output with call_id {call_id}."
+            raise InvalidInput(message, param=f"input[{index}].call_id")
+
+
+def text_of(answer: Sequence[Item]) -> str:
+    """Return the text of the messages of an answer; empty when it has none."""
+    return "\n".join(_said(item.get("content")) for item in answer if item.get("type") == "message")
 
 
 def closed(items: Sequence[Item], outputs: Mapping[str, str]) -> list[Item]:
