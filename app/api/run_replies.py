@@ -67,6 +67,15 @@ class ApprovalRequestReply(Struct, frozen=True, rename="camel"):
     """The path of the nested agent it belongs to; empty for the run's own."""
 
 
+class ClientCallReply(Struct, frozen=True, rename="camel"):
+    """A call of a tool that the client brought: its output is a `function_call_output` item of the next message."""
+
+    call_id: str
+    name: str
+    arguments: str
+    """The model's JSON text."""
+
+
 class RunReply(Struct, frozen=True, rename="camel"):
     """How a run ended, or what it waits for."""
 
@@ -92,6 +101,8 @@ class RunReply(Struct, frozen=True, rename="camel"):
     """Why the run ended badly; null otherwise."""
     approvals: list[ApprovalRequestReply]
     """What a waiting run waits for; empty otherwise."""
+    client_calls: list[ClientCallReply]
+    """Calls that the client is to execute and to answer in its next message; empty when the answer is whole."""
 
 
 class UnfinishedRunReply(Struct, frozen=True, rename="camel"):
@@ -177,6 +188,11 @@ def run_reply(result: RunResult) -> RunReply:
         trace_id=result.trace_id,
         error=None if result.error is None else body_of_end(result.error),
         approvals=[approval_request_reply(request) for request in result.approvals],
+        client_calls=[
+            ClientCallReply(str(item["call_id"]), str(item["name"]), str(item["arguments"]))
+            for item in result.items
+            if item.get("type") == "function_call" and item["call_id"] in result.client_calls
+        ],
     )
 
 

@@ -81,6 +81,12 @@ def check_request(request: RunRequest, limits: RunLimits) -> None:
         _check_range("history_items", options.history_items, 0, MAX_HISTORY_ITEMS, whole=True)
     if options.output_type is not None and options.output_schema is not None:
         raise InvalidInput("Give an output type or an output schema, not both.", param="output_schema")
+    if options.instructions is not None and (not isinstance(options.instructions, str) or not options.instructions):  # pyright: ignore[reportUnnecessaryIsInstance] - from JSON
+        raise InvalidInput("Instructions are a text.", param="instructions")
+    if _size([options.instructions, options.client_tools], "client_tools") > limits.max_input_bytes:
+        raise InvalidInput(
+            f"Tools and instructions are larger than {limits.max_input_bytes} bytes.", param="client_tools"
+        )
     _check_mappings(options, limits)
 
 

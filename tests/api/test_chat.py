@@ -339,3 +339,20 @@ async def test_two_messages_at_once_take_turns(serve: Callable[..., Any]) -> Non
     chatter = await (await serve(agent)).session()
     replies = await asyncio.gather(chatter.chat("a"), chatter.chat("b"))
     assert {reply.json()["output"] for reply in replies} == {"one", "two"}
+
+
+async def test_a_tool_that_the_client_executes(serve: Callable[..., Any]) -> None:
+    served = await serve(scripted(calls("locate", '{"place": "Oslo"}'), says("It is north.")))
+    chatter = await served.session()
+    tool = {"type": "function", "name": "locate", "parameters": {"type": "object", "properties": {}}}
+    options = {"clientTools": [tool], "instructions": "Be exact."}
+    first = (await chatter.chat("where is Oslo?", options=options)).json()
+    assert (first["status"], first["output"]) == ("completed", "")
+    assert first["clientCalls"] == [{"callId": "call_1", "name": "locate", "arguments": '{"place": "Oslo"}'}]
+    output = {"type": "function_call_output", "call_id": "call_1", "output": "59.9 N"}
+    second = (await chatter.chat([output], options=options)).json()
+    assert (second["output"], second["clientCalls"]) == ("It is north.", [])
+    refused = await chatter.chat([{**output, "call_id": "call_9"}])
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_value")
+    wrong = await chatter.chat("x", options={"clientTools": [{"type": "web_search"}]})
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "options.clientTools[0].type")

@@ -15,7 +15,10 @@ CONVERSATIONS = "c8a86589e6ff"
 SDK_SESSIONS = "6724700351b6"
 JOURNAL = "76f2bd8c2650"
 STEP_BY_STEP = "b1d9c04e7a35"
-ALL = [CONVERSATIONS, SDK_SESSIONS, JOURNAL, STEP_BY_STEP]
+KEYS = "c2a4e61f8d10"
+SEARCH = "d3b7f5209c41"
+ACCOUNTS = "e4c80a3b6d52"
+ALL = [CONVERSATIONS, SDK_SESSIONS, JOURNAL, STEP_BY_STEP, KEYS, SEARCH, ACCOUNTS]
 HEAD = ALL[-1]
 
 TABLES = {
@@ -23,6 +26,9 @@ TABLES = {
     SDK_SESSIONS: {"sdk_agent_sessions", "sdk_agent_session_messages"},
     JOURNAL: {"agent_runs", "agent_run_steps", "agent_run_events", "agent_run_usage", "completion_events"},
     STEP_BY_STEP: {"agent_run_approvals"},
+    KEYS: {"organizations", "projects", "api_keys"},
+    SEARCH: set[str](),
+    ACCOUNTS: set[str](),
 }
 
 

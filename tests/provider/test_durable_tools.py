@@ -159,6 +159,7 @@ async def test_a_call_of_unknown_outcome_is_told_once() -> None:
     assert Counter(later.told) == {
         "run.started": 2,
         "model.started": 2,
+        "item.done": 2,
         "usage": 2,
         "tool.started": 1,
         "tool.output": 1,

@@ -90,6 +90,13 @@ class ChatOptions(_Body):
         default=None, description="JSON schema (draft 2020-12) that the answer must follow; it refers to itself only."
     )
     history_items: int | None = Field(default=None, description="Latest history items that the model sees; 0 for none.")
+    instructions: str | None = Field(
+        default=None, description="Added to the instructions of the run's agents, for this run only."
+    )
+    client_tools: list[JsonObject] = Field(
+        default_factory=list,
+        description="Function tools that the client executes, in the Responses format; a call of one ends the run.",
+    )
     on_busy: OnBusy | None = Field(
         default=None,
         description="While a run of the conversation is unfinished: wait behind it, be refused (409), or cancel it.",
@@ -179,6 +186,8 @@ async def run_request(
             handoff_history=options.handoff_history,
             output_schema=options.output_schema,
             history_items=options.history_items,
+            instructions=options.instructions,
+            client_tools=tuple(options.client_tools),
         ),
         stream=stream,
         idempotency_key=idempotency_key,
