@@ -6,10 +6,14 @@ import pytest
 from openai import AsyncOpenAI
 
 from app.domain.models.agents import AgentSpec, HandoffSpec
+from app.domain.models.approvals import Decision
+from app.domain.models.runs import RunStatus
 from app.infrastructure.providers.openai.demo_model import DEMO_NOTICE
 from app.infrastructure.providers.openai.endpoint import EndpointOptions, build_models
 from app.infrastructure.providers.openai.provider import ProviderOptions
 from app.tools.get_weather import get_weather
+from app.tools.send_postcard import send_postcard
+from tests.provider.serving import CALLER
 
 QUICK = ProviderOptions(endpoint=EndpointOptions(demo_delay_ms=0))
 
@@ -115,3 +119,14 @@ async def test_server_mode_changes_nothing(serve: Any) -> None:
     served = await serve(*agents(), options=options, tools={"get_weather": get_weather})
     assert await served.provider.create_conversation() is None
     assert (await served.run("hello")).result.output.startswith("You said: hello")
+
+
+async def test_it_asks_for_approval(serve: Any) -> None:
+    spec = AgentSpec(key="demo", description="Sends.", instructions="Help.", tools=["send_postcard"], default=True)
+    served = await serve(spec, options=QUICK, tools={"send_postcard": send_postcard})
+    asked = (await served.run("Please send a postcard from Oslo!")).result
+    (request,) = asked.approvals
+    assert (asked.status, request.tool, request.arguments) == (RunStatus.WAITING, "send_postcard", '{"city": "Oslo"}')
+    await served.runs.decide(CALLER, asked.run_id, [Decision(call_id=request.call_id, approve=True)])
+    done = await served.runs.result(CALLER, asked.run_id)
+    assert "Postcard from Oslo is on its way" in done.output

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 _T = TypeVar("_T")
 _ATTRIBUTE: Final = "__durable_tool_policy__"
+_APPROVAL: Final = "__durable_tool_needs_approval__"
 
 
 class ToolPolicy(StrEnum):
@@ -79,3 +80,14 @@ def declared_policy(tool: object) -> ToolPolicy | None:
     """Return the policy that was declared on a tool or function; None when none was."""
     policy = getattr(tool, _ATTRIBUTE, None)
     return policy if isinstance(policy, ToolPolicy) else None
+
+
+def needs_approval(function: _T) -> _T:
+    """Let a person decide about every call of a tool: for plain functions; the SDK's tools have a setting for it."""
+    setattr(function, _APPROVAL, True)
+    return function
+
+
+def declared_approval(function: object) -> bool:
+    """Tell whether a person must decide about the calls of a plain function."""
+    return getattr(function, _APPROVAL, False) is True

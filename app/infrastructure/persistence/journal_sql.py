@@ -93,6 +93,8 @@ def _insert_run() -> Any:
         "created_at",
         "idempotency_key",
         "request_hash",
+        "project_id",
+        "api_key_id",
     )
     busy = (
         select(literal(1))
@@ -151,13 +153,16 @@ def _claimable() -> Select[Any, Any]:
     mine = and_(runs.c.status == "queued", runs.c.owner == bindparam("owner"))
     # Handed back, lost, or waiting for longer than its approvals are kept open.
     unheld = runs.c.lease_until_ms < now_ms()
+    # What was cancelled before its turn has nothing to say: it is closed at once, as soon as nothing runs beside it.
+    has_a_turn = or_(runs.c.cancel_reason.is_(None), runs.c.started_at.is_not(None))
     blocked = (
         select(literal(1))
         .select_from(_earlier)
         .where(
             _earlier.c.conversation_id == runs.c.conversation_id,
             _earlier.c.status.in_(UNFINISHED),
-            _earlier.c.position < runs.c.position,
+            or_(and_(has_a_turn, _earlier.c.position < runs.c.position), _earlier.c.status == "running"),
+            _earlier.c.id != runs.c.id,
         )
         .exists()
     )

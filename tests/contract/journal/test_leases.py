@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.domain.errors import RunNotFound
+from app.domain.models.approvals import Decision
 from app.domain.models.conversations import Caller
 from app.domain.models.events import RunCancelled
 from app.domain.models.runs import CancelReason, Run, RunRecord, RunRequest, RunStatus
@@ -241,6 +242,28 @@ async def test_a_queued_run_can_be_cancelled(engine: AsyncEngine) -> None:
         assert (await first.result()).status is RunStatus.COMPLETED
         assert (await second.result()).status is RunStatus.CANCELLED
     assert [item.get("type") or item["role"] for item in await items_of(engine, first.conversation_id)][-1] == "user"
+
+
+async def test_a_queued_run_behind_one_that_waits_for_a_person_is_cancelled_at_once(engine: AsyncEngine) -> None:
+    @function_tool(name_override="note", needs_approval=True)
+    async def note(text: str) -> str:
+        """Note a text."""
+        return f"noted {text}"
+
+    async with working(engine, agent=Agent(name="scribe", model=StatelessModel(), tools=[note])) as worker:
+        first = await worker.runs.start(RunRequest(CALLER, "tool one"))
+        assert (await first.result()).status is RunStatus.WAITING
+        others = [
+            await worker.runs.start(RunRequest(CALLER, text, conversation_id=first.conversation_id))
+            for text in ("two", "three")
+        ]
+        await worker.runs.cancel(CALLER, others[1].run_id)
+        assert (await others[1].result()).status is RunStatus.CANCELLED
+        assert (await worker.runs.summary(CALLER, others[0].run_id)).status is RunStatus.QUEUED
+        call = (await worker.runs.approvals(CALLER, first.run_id))[0].request
+        await worker.runs.decide(CALLER, first.run_id, [Decision(call_id=call.call_id, approve=True)])
+        assert (await others[0].result()).status is RunStatus.COMPLETED
+        assert (await first.result()).status is RunStatus.COMPLETED
 
 
 async def test_a_caller_that_leaves_stops_nothing(engine: AsyncEngine) -> None:

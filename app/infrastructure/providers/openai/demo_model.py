@@ -33,6 +33,7 @@ DEMO_NOTICE = "This is the demo model: set OPENAI_API_KEY to talk to a real one.
 _WEATHER = re.compile(
     r"weather (?:is it |be )?(?:like )?(?:in|at|for) ([\w .'-]+?)\s*(?:[?!.,]|today|now|$)", re.IGNORECASE
 )
+_POSTCARD = re.compile(r"\bpostcard\b.*?\bfrom ([\w .'-]+?)\s*(?:[?!.,]|$)", re.IGNORECASE)
 _TABLE = "| city | sky | °C |\n|---|---|---|\n| Paris | cloudy | 14 |\n| Lima | sunny | 22 |\n| Oslo | snow | -3 |\n"
 
 
@@ -190,6 +191,9 @@ def _tool_for(question: str, tools: set[str]) -> tuple[str, dict[str, Any]] | No
         return "get_weather", {"city": place.group(1).strip()}
     if re.search(r"\b(time|date|day) is it\b|\bwhat time\b", question, re.IGNORECASE) and "get_current_time" in tools:
         return "get_current_time", {"timezone": "UTC"}
+    sender = _POSTCARD.search(question)
+    if sender and "send_postcard" in tools:
+        return "send_postcard", {"city": sender.group(1).strip()}
     wanted = re.search(r"\b(?:search|find)\b.* for ['\"]?([\w ]+)", question, re.IGNORECASE)
     if wanted and "search_conversations" in tools:
         return "search_conversations", {"query": wanted.group(1).strip(), "limit": 5}

@@ -12,6 +12,7 @@ from pydantic.errors import PydanticUserError
 
 from app.domain.errors import ConfigurationError
 from app.domain.models.agents import AgentSpec, HostedToolSpec, ToolSpec
+from app.domain.models.tools import declared_approval
 from app.infrastructure.providers.openai.registry.hosted import hosted_tool
 
 _LOGGER: Final = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ def build_function_tool(function: Callable[..., Any], name: str, owner: str) -> 
     """
     check_tool_function(function, name, owner)
     try:
-        return function_tool(function, name_override=name, strict_mode=True)
+        return function_tool(function, name_override=name, strict_mode=True, needs_approval=declared_approval(function))
     except (UserError, PydanticUserError, TypeError, NameError, ValueError) as error:
         raise ConfigurationError(
             f"{owner}: no strict schema can be made for the tool '{name}': {_first_line(error)} "

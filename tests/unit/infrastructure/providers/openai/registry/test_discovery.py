@@ -209,7 +209,7 @@ def test_the_samples_build() -> None:
     registry = sample_registry()
     descriptor = registry.get(None).descriptor
     assert descriptor.key == "demo"
-    assert descriptor.tools == ("get_weather", "get_current_time")
+    assert descriptor.tools == ("get_weather", "get_current_time", "send_postcard")
     assert descriptor.handoffs == ("poet",)
     assert registry.get("poet").agent.instructions.startswith("You are a poet.")
     assert set(discover_tools("app.tools")) == {path.stem for path in Path("app/tools").glob("[a-z]*.py")}
