@@ -10,7 +10,7 @@ from contextlib import ExitStack, redirect_stderr
 from importlib.metadata import version
 
 from app.bootstrap import set_up_logs
-from benchmarks import deltas, long_history, runs, sessions
+from benchmarks import deltas, long_history, readers, runs, sessions, steps
 from benchmarks.databases import Database, open_databases
 from benchmarks.measuring import Scale
 from benchmarks.systems import settings_for
@@ -20,6 +20,8 @@ BENCHMARKS = {
     "history": long_history.measure,
     "deltas": deltas.measure,
     "sessions": sessions.measure,
+    "steps": steps.measure,
+    "readers": readers.measure,
 }
 _PEERS = ("openai-agents", "openai", "SQLAlchemy", "asyncpg", "aiosqlite", "fastapi", "uvicorn", "uvloop")
 

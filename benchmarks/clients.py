@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.instant_model import DELTAS
+from benchmarks.instant_model import DELTAS, PACED_DELTAS
 
 _START_S = 30.0
 _END = b"\r\n0\r\n\r\n"
@@ -31,23 +31,44 @@ class StreamClient:
         self._send("/api/session", {"agent": agent})
         head = await self._reader.readuntil(b"\r\n\r\n")
         _check(head, 201)
-        length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-        return json.loads(await self._reader.readexactly(int(length.partition(b":")[2])))["sessionId"]
+        return json.loads(await self._reader.readexactly(_length(head)))["sessionId"]
+
+    async def start_run(self, body: dict[str, Any]) -> str:
+        """Start a run in the background; returns its id."""
+        self._send("/api/runs", body)
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        _check(head, 202)
+        return json.loads(await self._reader.readexactly(_length(head)))["runId"]
+
+    async def read_run(self, run_id: str, session_id: str) -> float:
+        """Read a run's events from the first to the last; returns how many milliseconds the run says it took."""
+        path = f"/api/runs/{run_id}/events?sessionId={session_id}"
+        self._writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        _check(await self._reader.readuntil(b"\r\n\r\n"), 200)
+        body = await self._to_end()
+        if (told := body.count(_DELTA)) != PACED_DELTAS:
+            raise RuntimeError(f"{told} deltas came instead of {PACED_DELTAS}")
+        _, _, last = body.rpartition(b"event: run.completed")
+        return float(last.partition(b'"durationMs":')[2].partition(b",")[0].rstrip(b"}\r\n 0"))
 
     async def stream(self, path: str, body: dict[str, Any]) -> float:
         """Read a stream to its end; returns how many seconds it took."""
         started = time.perf_counter()
         self._send(path, body)
         _check(await self._reader.readuntil(b"\r\n\r\n"), 200)
+        body = await self._to_end()
+        elapsed_s = time.perf_counter() - started
+        if (told := body.count(_DELTA)) != DELTAS:
+            raise RuntimeError(f"{told} deltas came instead of {DELTAS}")
+        return elapsed_s
+
+    async def _to_end(self) -> bytes:
         parts = [await self._reader.read(65_536)]
         while not (parts[-1].endswith(_END) or b"".join(parts[-3:]).endswith(_END)):
             parts.append(await self._reader.read(65_536))
             if not parts[-1]:
                 raise RuntimeError("the server broke the stream off")
-        elapsed_s = time.perf_counter() - started
-        if (told := b"".join(parts).count(_DELTA)) != DELTAS:
-            raise RuntimeError(f"{told} deltas came instead of {DELTAS}")
-        return elapsed_s
+        return b"".join(parts)
 
     def _send(self, path: str, body: dict[str, Any]) -> None:
         data = json.dumps(body).encode()
@@ -118,6 +139,11 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def _length(head: bytes) -> int:
+    length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+    return int(length.partition(b":")[2])
 
 
 def _check(head: bytes, status: int) -> None:

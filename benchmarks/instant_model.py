@@ -1,6 +1,7 @@
 """Models that answer at once, so that what is left is what everything around the model costs."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from itertools import count
 from typing import Any
@@ -26,8 +27,9 @@ ANSWER = (
 
 DELTAS = 500
 """Text deltas of one streamed answer."""
-AT_ONCE, PAUSING = "at-once", "pausing"
+AT_ONCE, PAUSING, PACED = "at-once", "pausing", "paced"
 """The names of the streaming agents."""
+PACED_DELTAS = 300
 SERVER_OPTIONS: dict[str, Any] = {
     "loop": "uvloop",
     "http": "httptools",
@@ -37,11 +39,13 @@ SERVER_OPTIONS: dict[str, Any] = {
 
 
 def streaming_agents() -> list[Agent[Any]]:
-    """Return an agent whose model never suspends, and one whose model lets the loop turn before every event."""
-    return [
-        Agent(name=name, instructions="You write.", model=StreamingModel(deltas=DELTAS, pausing=name == PAUSING))
-        for name in (AT_ONCE, PAUSING)
-    ]
+    """Return agents whose model never suspends, lets the loop turn before every event, or takes its time."""
+    models = {
+        AT_ONCE: StreamingModel(deltas=DELTAS),
+        PAUSING: StreamingModel(deltas=DELTAS, pause_s=0),
+        PACED: StreamingModel(deltas=PACED_DELTAS, pause_s=0.01),
+    }
+    return [Agent(name=name, instructions="You write.", model=model) for name, model in models.items()]
 
 
 def message_of(text: str) -> ResponseOutputMessage:
@@ -77,22 +81,46 @@ class InstantModel(Model):
         raise NotImplementedError
 
 
-class StreamingModel(Model):
-    """Streams a prebuilt answer in `deltas` pieces; `pausing`: the event loop gets a turn before each, as on a wire."""
+class CountedModel(Model):
+    """Calls a tool `calls` times, one call an answer, and then says something; keeps no state of its own."""
 
-    def __init__(self, *, deltas: int, pausing: bool) -> None:
+    def __init__(self, tool: str, calls: int) -> None:
         self.model = MODEL_NAME
-        self._pausing = pausing
+        self._tool = tool
+        self._calls = calls
+        self._message = message_of(ANSWER)
+
+    async def get_response(self, system_instructions: Any, input: Any, *_: Any, **__: Any) -> ModelResponse:  # noqa: A002
+        done = sum(item.get("type") == "function_call_output" for item in input)
+        output: Any = self._message
+        if done < self._calls:
+            arguments = json.dumps({"number": done})
+            output = ResponseFunctionToolCall(
+                call_id=f"call_{done}", name=self._tool, arguments=arguments, type="function_call"
+            )
+        usage = Usage(requests=1, input_tokens=1_000, output_tokens=40, total_tokens=1_040)
+        return ModelResponse(output=[output], usage=usage, response_id=f"resp_{done}")
+
+    def stream_response(self, *_: Any, **__: Any) -> AsyncIterator[TResponseStreamEvent]:
+        raise NotImplementedError
+
+
+class StreamingModel(Model):
+    """Streams a prebuilt answer in `deltas` pieces, `pause_s` apart; 0: the loop gets a turn, None: not even that."""
+
+    def __init__(self, *, deltas: int, pause_s: float | None = None) -> None:
+        self.model = MODEL_NAME
+        self._pause_s = pause_s
         self._events = _events(["word "] * deltas)
 
     async def get_response(self, *_: Any, **__: Any) -> ModelResponse:
         raise NotImplementedError
 
     async def stream_response(self, *_: Any, **__: Any) -> AsyncIterator[TResponseStreamEvent]:
-        pausing = self._pausing
+        pause_s = self._pause_s
         for event in self._events:
-            if pausing:
-                await asyncio.sleep(0)
+            if pause_s is not None:
+                await asyncio.sleep(pause_s)
             yield event
 
 

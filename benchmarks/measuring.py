@@ -18,12 +18,15 @@ class Scale:
     long_runs: int = 16
     streams: int = 32
     session_calls: int = 40
+    step_runs: int = 6
+    readers: Sequence[int] = (1, 100, 1000)
+    reader_rounds: int = 3
     is_quick: bool = False
 
     @classmethod
     def quick(cls) -> "Scale":
         """Return a scale that takes seconds."""
-        return cls(1, {0: 1, 100: 1, 1000: 1}, 2_000, 1, 4, 2, is_quick=True)
+        return cls(1, {0: 1, 100: 1, 1000: 1}, 2_000, 1, 4, 2, 1, (1, 20), 1, is_quick=True)
 
 
 @dataclass(frozen=True, slots=True)

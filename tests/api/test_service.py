@@ -58,7 +58,12 @@ async def test_agents_and_tools(demo: Served) -> None:
     await (await demo.session()).chat("hi")
     assert (await demo.http.get("/api/agents")).json()["data"][0]["lastSeen"].endswith("Z")
     tools = (await demo.http.get("/api/tools")).json()
-    assert [tool["name"] for tool in tools["data"]] == ["get_current_time", "get_weather", "search_conversations"]
+    assert [tool["name"] for tool in tools["data"]] == [
+        "get_current_time",
+        "get_weather",
+        "search_conversations",
+        "send_postcard",
+    ]
     assert all(tool["object"] == "tool" and tool["agents"] == ["demo"] for tool in tools["data"])
 
 
