@@ -6,30 +6,36 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.domain.errors import AppError, ConfigurationError, ProviderRejected
+from app.domain.errors import AppError, ConfigurationError
 from app.domain.run_ports import RunJournal
 from app.infrastructure.clock import SystemClock
 from app.infrastructure.dispatch.in_process import InProcessDispatcher
+from app.infrastructure.gateway.upstream import build_upstream
+from app.infrastructure.gateway.wire import JsonWire
+from app.infrastructure.identity.oidc import OidcClaims, OidcTokens, build_tokens
 from app.infrastructure.persistence import schema
+from app.infrastructure.persistence.access import SqlAccessStore
 from app.infrastructure.persistence.activity import SqlAgentActivity
 from app.infrastructure.persistence.client_sessions import SqlClientSessionStore
 from app.infrastructure.persistence.conversations import SqlConversationStore
 from app.infrastructure.persistence.engine import EngineLimits, build_engine
+from app.infrastructure.persistence.gateway_calls import SqlGatewayCallStore
 from app.infrastructure.persistence.journal import SqlRunJournal
 from app.infrastructure.persistence.retention import SqlRunRetention
 from app.infrastructure.persistence.runtime_memory import SqlRuntimeMemoryStore
+from app.infrastructure.persistence.threads import SqlThreadStore
 from app.infrastructure.persistence.usage import SqlUsageStore
 from app.infrastructure.persistence.wakeups import build_wakeups
 from app.infrastructure.prices import GenaiPriceList
 from app.infrastructure.providers.openai.context import ContextFactory
 from app.infrastructure.providers.openai.endpoint import EndpointOptions, build_models
-from app.infrastructure.providers.openai.errors import translate
+from app.infrastructure.providers.openai.endpoint_state import EndpointState, endpoint_state
 from app.infrastructure.providers.openai.provider import (
     AgentSource,
     OpenAIAgentProvider,
@@ -43,16 +49,23 @@ from app.infrastructure.providers.openai.registry.discovery import (
     load_objects,
 )
 from app.infrastructure.providers.openai.run_config import RunDefaults
+from app.infrastructure.providers.openai.usage import count_tokens
 from app.infrastructure.telemetry.logs import adopt_host_logs, configure_logs
+from app.services.access import AccessService
 from app.services.catalog import CatalogService
 from app.services.client_sessions import ClientSessionService
 from app.services.conversations import ConversationService
 from app.services.executions import ExecutionLimits, Executions
+from app.services.gateway import GatewayLimits, GatewayService
+from app.services.gateway_models import AllowedModels
+from app.services.gateway_records import CallRecorder, RecordLimits
+from app.services.keys import KeyService
 from app.services.memory import OpenAIRuntime
 from app.services.retention import RetentionAges, RetentionService
 from app.services.run_log import LogTimes
 from app.services.run_requests import RunLimits
 from app.services.runs import RunService
+from app.services.threads import ThreadService
 from app.services.usage import UsageService
 from app.settings import Settings, load_settings
 
@@ -70,7 +83,11 @@ class Container:
     client_sessions: ClientSessionService
     catalog: CatalogService
     usage: UsageService
+    threads: ThreadService
     memory: OpenAIRuntime
+    gateway: GatewayService
+    access: AccessService
+    keys: KeyService
     journal: RunJournal
     """For look-ups of single runs on behalf of a caller."""
     ready: Callable[[], Any]
@@ -172,6 +189,11 @@ async def open_container(
             pruning = asyncio.create_task(_prune_forever(runs, settings.journal.prune_every_s), name="prune")
             stack.push_async_callback(_ended, pruning)
 
+        access_store = SqlAccessStore(engine)
+        access = AccessService(access_store, clock, host=settings.server.host, tokens=_identity_tokens(settings))
+        await access.start()
+        stack.push_async_callback(access.aclose)
+
         yield Container(
             settings=settings,
             provider=provider,
@@ -180,7 +202,11 @@ async def open_container(
             client_sessions=ClientSessionService(SqlClientSessionStore(engine), conversations, provider, clock),
             catalog=CatalogService(provider, SqlAgentActivity(engine)),
             usage=UsageService(SqlUsageStore(engine)),
+            threads=ThreadService(SqlThreadStore(engine), provider),
             memory=OpenAIRuntime(SqlRuntimeMemoryStore(engine)),
+            gateway=await _open_gateway(settings, engine, stack),
+            access=access,
+            keys=KeyService(access_store, provider, clock, on_change=access.forget),
             journal=journal,
             ready=partial(readiness, engine),
         )
@@ -240,20 +266,6 @@ async def check_database(settings: Settings) -> Readiness:
         await engine.dispose()
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointState:
-    """Where models are called, and whether that works."""
-
-    kind: Literal["demo", "endpoint"]
-    base_url: str | None
-    """Without user name, password and query; None for the demo model."""
-    reachable: bool | None
-    """None: it was not asked."""
-    models: int | None
-    """How many models it lists; None when it was not asked, or lists none."""
-    problem: str | None
-
-
 async def check_endpoint(settings: Settings, *, timeout_s: float | None) -> EndpointState:
     """Look at the model's endpoint, asking it for its models within `timeout_s` seconds; None: do not ask.
 
@@ -262,22 +274,7 @@ async def check_endpoint(settings: Settings, *, timeout_s: float | None) -> Endp
     Raises:
         ConfigurationError: OPENAI_API_KEY is empty.
     """
-    client = build_models(_provider_options(settings).endpoint).client
-    if client is None:
-        return EndpointState("demo", None, reachable=None, models=None, problem=None)
-    base_url = str(client.base_url.copy_with(userinfo=b"", query=None))
-    try:
-        if timeout_s is None:
-            return EndpointState("endpoint", base_url, reachable=None, models=None, problem=None)
-        page = await client.with_options(timeout=timeout_s, max_retries=0).models.list()
-        return EndpointState("endpoint", base_url, reachable=True, models=len(page.data), problem=None)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
-        problem = translate(error)
-        if isinstance(problem, ProviderRejected) and problem.upstream_status in {404, 405, 501}:
-            return EndpointState("endpoint", base_url, reachable=True, models=None, problem=None)
-        return EndpointState("endpoint", base_url, reachable=False, models=None, problem=problem.public_message)
-    finally:
-        await client.close()
+    return await endpoint_state(build_models(_provider_options(settings).endpoint).client, timeout_s=timeout_s)
 
 
 def set_up_logs(settings: Settings) -> None:
@@ -303,6 +300,36 @@ def _named_tools(settings: Settings) -> dict[str, Callable[..., Any]]:
     if settings.agents.tools_folder is not None:
         tools.update(discover_tools(settings.agents.tools_folder))
     return tools
+
+
+async def _open_gateway(settings: Settings, engine: AsyncEngine, stack: AsyncExitStack) -> GatewayService:
+    """Return the gateway to upstream models; at the end it records what it has passed, then closes its connections."""
+    limits = settings.gateway
+    upstream = build_upstream(_provider_options(settings).endpoint, limits.max_calls)
+    if upstream is not None:
+        stack.push_async_callback(upstream.aclose)
+    record = RecordLimits(when=limits.record, flush_s=limits.flush_ms / 1000, max_waiting=limits.max_waiting)
+    recorder = CallRecorder(SqlGatewayCallStore(engine), GenaiPriceList(), record)
+    return GatewayService(
+        upstream=upstream,
+        models=AllowedModels(limits.models.split(","), upstream, cache_s=limits.models_cache_s),
+        wire=JsonWire(count_tokens, stream_usage=limits.stream_usage),
+        recorder=await stack.enter_async_context(recorder),
+        clock=SystemClock(),
+        limits=GatewayLimits(limits.max_calls, limits.timeout_s, limits.chunk_timeout_s),
+    )
+
+
+def _identity_tokens(settings: Settings) -> OidcTokens | None:
+    oidc = settings.oidc
+    needed = {"APP_OIDC_ISSUER": oidc.issuer, "APP_OIDC_AUDIENCE": oidc.audience, "APP_OIDC_JWKS_URL": oidc.jwks_url}
+    if not any(needed.values()):
+        return None
+    if not (oidc.issuer and oidc.audience and oidc.jwks_url):
+        missing = next(name for name, value in needed.items() if not value)
+        raise ConfigurationError(f"{missing} is not set. Tokens of an identity provider need {', '.join(needed)}.")
+    claims = OidcClaims(oidc.issuer, oidc.audience, oidc.organization_claim, oidc.user_claim, oidc.scopes_claim)
+    return build_tokens(claims, oidc.jwks_url, SystemClock())
 
 
 def _run_limits(settings: Settings) -> RunLimits:

@@ -145,11 +145,44 @@ class ServerSettings(BaseSettings):
         5, ge=0, le=1_000, description="Milliseconds between two writes of a stream; deltas of one gap go out together."
     )
     max_body_bytes: int = Field(1_100_000, ge=1, description="Bytes of one request body.")
+    body_timeout_s: float = Field(30.0, gt=0, description="Seconds that a client has to send one request body.")
+    max_requests: int = Field(
+        1_000, ge=1, description="Requests at once, open streams included, by one process; more get 429."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", validation_alias=AliasChoices("LOG_LEVEL"), description="Least severe level that is logged."
     )
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="auto: console on a terminal, JSON lines elsewhere."
+    )
+
+
+class GatewaySettings(BaseSettings):
+    """Calls to upstream models that pass through us."""
+
+    model_config = _config("APP_GATEWAY_")
+
+    models: str = Field(
+        "",
+        description="Comma-separated upstream models that may be called; `*` stands for anything. Unset: none.",
+    )
+    max_calls: int = Field(100, ge=1, description="Calls at once by one process; more get 429.")
+    timeout_s: float = Field(600.0, gt=0, description="Seconds for a whole call.")
+    chunk_timeout_s: float = Field(
+        120.0, gt=0, description="Seconds between two parts of an answer, and for its client to take one."
+    )
+    stream_usage: bool = Field(
+        default=True,
+        description="Ask for the usage of streamed chats, for our own record. Off: tokens are counted here.",
+    )
+    models_cache_s: float = Field(300.0, ge=0, description="Seconds that the upstream's list of models is kept.")
+    record: Literal["batched", "before_reply"] = Field(
+        "batched",
+        description="Record calls in batches behind the replies, or each before its reply's end.",
+    )
+    flush_ms: int = Field(50, ge=0, le=10_000, description="Milliseconds that a call waits for its batch at most.")
+    max_waiting: int = Field(
+        10_000, ge=1, description="Calls that wait in memory while the database is away; more are dropped and counted."
     )
 
 
@@ -171,6 +204,21 @@ class AgentSettings(BaseSettings):
     demo_delay_ms: int = Field(15, ge=0, description="Milliseconds between two words of the demo model.")
 
 
+class OidcSettings(BaseSettings):
+    """Bearer tokens of an OpenID Connect provider, beside our keys. All of the first three, or none."""
+
+    model_config = _config("APP_OIDC_")
+
+    issuer: str | None = Field(None, description="The `iss` that tokens must have. Unset: our keys only.")
+    audience: str | None = Field(None, description="The `aud` that tokens must have.")
+    jwks_url: str | None = Field(None, description="Where the provider's public keys are: https, or this machine.")
+    organization_claim: str = Field("org_id", min_length=1, description="Claim that names the organization.")
+    user_claim: str = Field("sub", min_length=1, description="Claim that names the user.")
+    scopes_claim: str = Field(
+        "scope", min_length=1, description="Claim that holds the scopes: read, write, usage, admin; others are skipped."
+    )
+
+
 class Settings(BaseModel):
     """All sections."""
 
@@ -179,7 +227,9 @@ class Settings(BaseModel):
     runs: RunSettings
     journal: JournalSettings
     server: ServerSettings
+    gateway: GatewaySettings
     agents: AgentSettings
+    oidc: OidcSettings
 
 
 def load_settings(**overrides: Mapping[str, Any]) -> Settings:
@@ -194,7 +244,9 @@ def load_settings(**overrides: Mapping[str, Any]) -> Settings:
         "runs": RunSettings,
         "journal": JournalSettings,
         "server": ServerSettings,
+        "gateway": GatewaySettings,
         "agents": AgentSettings,
+        "oidc": OidcSettings,
     }
     loaded: dict[str, BaseSettings] = {}
     for name, section in sections.items():

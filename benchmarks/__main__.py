@@ -10,7 +10,7 @@ from contextlib import ExitStack, redirect_stderr
 from importlib.metadata import version
 
 from app.bootstrap import set_up_logs
-from benchmarks import deltas, long_history, readers, runs, sessions, steps
+from benchmarks import deltas, gateway, long_history, readers, runs, sessions, steps
 from benchmarks.databases import Database, open_databases
 from benchmarks.measuring import Scale
 from benchmarks.systems import settings_for
@@ -22,6 +22,7 @@ BENCHMARKS = {
     "sessions": sessions.measure,
     "steps": steps.measure,
     "readers": readers.measure,
+    "gateway": gateway.measure,
 }
 _PEERS = ("openai-agents", "openai", "SQLAlchemy", "asyncpg", "aiosqlite", "fastapi", "uvicorn", "uvloop")
 

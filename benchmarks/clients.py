@@ -40,11 +40,14 @@ class StreamClient:
         _check(head, 202)
         return json.loads(await self._reader.readexactly(_length(head)))["runId"]
 
-    async def read_run(self, run_id: str, session_id: str) -> float:
-        """Read a run's events from the first to the last; returns how many milliseconds the run says it took."""
+    async def begin_to_read(self, run_id: str, session_id: str) -> None:
+        """Ask for a run's events from the first on."""
         path = f"/api/runs/{run_id}/events?sessionId={session_id}"
         self._writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         _check(await self._reader.readuntil(b"\r\n\r\n"), 200)
+
+    async def read_to_end(self) -> float:
+        """Read a run's events to the last one; returns how many milliseconds the run says it took."""
         body = await self._to_end()
         if (told := body.count(_DELTA)) != PACED_DELTAS:
             raise RuntimeError(f"{told} deltas came instead of {PACED_DELTAS}")
@@ -80,7 +83,8 @@ class Server:
     """One of the two servers, in a process of its own."""
 
     def __init__(self, pid: int, port: int) -> None:
-        self._port = port
+        self.pid = pid
+        self.port = port
         self._clock = (
             ~pid << 3
         ) | 2  # what clock_getcpuclockid(3) returns on Linux: CPU time of all its threads, in ns
@@ -92,7 +96,7 @@ class Server:
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[StreamClient]:
         """Give a connection."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 20)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 20)
         try:
             yield StreamClient(reader, writer)
         finally:

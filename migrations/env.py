@@ -16,6 +16,7 @@ from alembic.autogenerate.api import AutogenContext
 from sqlalchemy import Connection, func, select, text
 
 from app.domain.errors import ConfigurationError, StorageUnavailable
+from app.infrastructure.persistence import access_tables  # noqa: F401 - its tables are in `metadata`, too
 from app.infrastructure.persistence.engine import build_engine, normalize_url
 from app.infrastructure.persistence.tables import JsonText, Money, UtcDateTime, metadata
 

@@ -5,12 +5,13 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from app import __version__
+from app.api.access_gate import AccessGate
 from app.api.errors import (
     HttpError,
     handle_app_error,
@@ -18,8 +19,9 @@ from app.api.errors import (
     handle_starlette_error,
     handle_validation_error,
 )
-from app.api.loopback import check_bind
-from app.api.middleware import JsonBodies, LocalOnly, RequestContext
+from app.api.middleware import BodyDeadline, JsonBodies, RequestContext, RequestLimit
+from app.api.openai import embeddings, keys, responses, usage
+from app.api.openai.access import principal_of
 from app.api.openapi import describe
 from app.api.routes import approvals, catalog, chat, conversations, health, runs, sessions
 from app.api.sse import EventStreams
@@ -28,6 +30,9 @@ from app.domain.errors import AppError
 from app.settings import Settings, load_settings
 
 ROUTERS = (
+    # The framework tries them in this order for every request: what is called most, and costs least, comes first.
+    embeddings.router,
+    responses.router,
     health.router,
     sessions.router,
     chat.router,
@@ -35,6 +40,8 @@ ROUTERS = (
     approvals.router,
     conversations.router,
     catalog.router,
+    keys.router,
+    usage.router,
 )
 DESCRIPTION = (
     "OpenAI Agents SDK agents as a service: durable sessions, accounted runs, streamed. "
@@ -62,11 +69,10 @@ def create_app(
         engine: an async SQLAlchemy engine of the caller's own, which stays open.
 
     Raises:
-        ConfigurationError: a setting is wrong, or HOST is an address that other machines can reach. Wrong agents and
-            databases are reported the same way when the application starts.
+        ConfigurationError: a setting is wrong. Wrong agents and databases are reported the same way when the
+            application starts, and that HOST is an address that other machines can reach while there are no keys.
     """
     settings = settings or load_settings()
-    check_bind(settings.server.host)
     open_system = partial(
         open_container,
         settings,
@@ -81,6 +87,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         async with open_system() as container:
+            await container.access.check_bind()
             app.state.container = container
             yield
             # A server that waits for open replies first must have done this by then; see `stop_streams`.
@@ -100,7 +107,9 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         middleware=[
             Middleware(RequestContext),
-            Middleware(LocalOnly),
+            Middleware(RequestLimit, max_requests=settings.server.max_requests),
+            Middleware(AccessGate),
+            Middleware(BodyDeadline, timeout_s=settings.server.body_timeout_s),
             Middleware(JsonBodies, max_body_bytes=settings.server.max_body_bytes),
         ],
         exception_handlers={
@@ -112,7 +121,9 @@ def create_app(
     )
     app.state.streams = EventStreams(settings.server)
     for router in ROUTERS:
-        app.include_router(router)
+        # Routes of /v1 say which scope they need; all others go by the method. `health` tells of the service only.
+        guards = [] if router is health.router or router.prefix.startswith("/v1") else [Depends(principal_of)]
+        app.include_router(router, dependencies=guards)
     app.openapi = partial(describe, app)
     return app
 

@@ -93,6 +93,7 @@ _HTTP_CODES: Final[Mapping[int, str]] = {
     400: "invalid_body",
     404: "unknown_url",
     405: "method_not_allowed",
+    408: "request_timeout",
     413: "body_too_large",
 }
 
@@ -142,12 +143,12 @@ def status_of_end(info: ErrorInfo) -> HttpStatus:
     return _BY_CODE.get(info.code, HTTP_ERRORS[errors.RunError])
 
 
-def body_of(error: errors.AppError) -> ErrorBody:
-    """Return the envelope's inside for one of our errors."""
+def body_of(error: errors.AppError, *, own_names: bool = False) -> ErrorBody:
+    """Return the envelope's inside for one of our errors; `own_names`: its parameter is called as services call it."""
     entry = status_of(error)
     param = error.param if isinstance(error, errors.RequestError) else None
     code = error.reason if isinstance(error, errors.RunConflict) else entry.code or error.code
-    return ErrorBody(error.public_message, entry.type, param and _wire_param(param), code)
+    return ErrorBody(error.public_message, entry.type, param if own_names else param and _wire_param(param), code)
 
 
 def body_of_end(info: ErrorInfo) -> ErrorBody:
@@ -156,11 +157,12 @@ def body_of_end(info: ErrorInfo) -> ErrorBody:
     return ErrorBody(info.message, entry.type, None, entry.code or info.code)
 
 
-def error_reply(error: errors.AppError) -> JsonReply:
-    """Return the reply for one of our errors."""
+def error_reply(error: errors.AppError, *, own_names: bool = False) -> JsonReply:
+    """Return the reply for one of our errors; `own_names`: as in `body_of`."""
     entry = status_of(error)
     advice = error.retry_after_s if isinstance(error, errors.RateLimited) else None
-    return JsonReply(ErrorEnvelope(body_of(error)), entry.status, _retry_after(entry, advice))
+    body = body_of(error, own_names=own_names)
+    return JsonReply(ErrorEnvelope(body), entry.status, _retry_after(entry, advice))
 
 
 def failed_run_reply(result: RunResult) -> JsonReply:
@@ -182,10 +184,11 @@ def internal_error_body(request_id: str) -> ErrorBody:
     return ErrorBody(f"Something went wrong on our side. Quote this id: {request_id}", _SERVER, None, "internal_error")
 
 
-async def handle_app_error(_request: Request, error: Exception) -> JsonReply:
-    """Answer one of our errors; FastAPI calls it."""
+async def handle_app_error(request: Request, error: Exception) -> JsonReply:
+    """Answer one of our errors; FastAPI calls it. Only `/api` has names of its own for what services call otherwise."""
     assert isinstance(error, errors.AppError)
-    return error_reply(error)
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    return error_reply(error, own_names=path.startswith("/v1/"))
 
 
 async def handle_http_error(_request: Request, error: Exception) -> JsonReply:

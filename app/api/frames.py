@@ -1,9 +1,11 @@
 """Events of a run as Server-Sent Events, made once for all readers of the run in this process."""
 
 from collections.abc import Callable, Mapping
-from typing import Final, get_args
+from typing import Final, Protocol, get_args
 
+from app.api.errors import ErrorBody, ErrorEnvelope
 from app.api.events import event_json
+from app.api.json_replies import encode
 from app.domain.models.events import EventBatch, RunEvent, SequencedEvent
 
 KEPT_FRAMES: Final = 256
@@ -17,6 +19,18 @@ _HEADS: Final[Mapping[type[RunEvent], bytes]] = {
 def frame_of(item: SequencedEvent) -> bytes:
     """Return the event's lines without an id; an empty line ends them."""
     return b"%b%b\n\n" % (_HEADS[type(item.event)], event_json(item))
+
+
+class Frames(Protocol):
+    """Turns what a reader gets into the bytes of its stream."""
+
+    def of(self, batch: EventBatch) -> bytes:
+        """Return what a batch tells; empty when that is nothing."""
+        ...
+
+    def error(self, body: ErrorBody) -> bytes:
+        """Return the last event of a stream that fails after its first byte."""
+        ...
 
 
 class RunFrames:
@@ -80,3 +94,7 @@ class BatchFrames:
             return told
         self._named = reached
         return b"%b%d\n\n%b" % (self._head, reached, told)
+
+    def error(self, body: ErrorBody) -> bytes:
+        """Return an event without an id, so that a reader resumes before it."""
+        return b"event: error\ndata: " + encode(ErrorEnvelope(body)) + b"\n\n"

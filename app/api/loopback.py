@@ -1,37 +1,27 @@
-"""What counts as this machine: until there are keys, nobody else may be served."""
+"""What comes from this machine: until there are keys, nobody else may be served."""
 
-import ipaddress
 from typing import Final
 from urllib.parse import urlsplit
 
-from app.domain.errors import ConfigurationError
+from app.api.errors import HttpError
+from app.domain.loopback import is_loopback
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
-def is_loopback(host: str) -> bool:
-    """Tell whether a host, without its port, is `localhost` or an address of the loopback network."""
-    name = host.strip("[]").rstrip(".").lower()
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
+def foreign_page(host: str, origin: str | None, *, changes: bool) -> HttpError | None:
+    """Return why a request is refused that a page of a stranger could send through the user's browser; None: it is not.
 
-
-def check_bind(host: str) -> str:
-    """Return the address unchanged when it is safe to listen on.
-
-    Raises:
-        ConfigurationError: others could reach it, and there are no keys yet that would keep them out.
+    The Host header must name this machine (a rebound DNS name does not), and a request that changes something must
+    not come from another origin.
     """
-    if not is_loopback(host):
-        raise ConfigurationError(
-            f"HOST is '{host}', which other machines can reach, and this server has no keys yet. "
-            "Set HOST to 127.0.0.1, ::1 or localhost."
-        )
-    return host
+    if not is_loopback_authority(host):
+        message = "This server answers on this machine only, until it has keys: call it as localhost or 127.0.0.1."
+        return HttpError(421, "host_not_allowed", message, param="Host")
+    if origin is None or not changes or same_authority(origin, host):
+        return None
+    message = "Pages of another origin may not call this server."
+    return HttpError(403, "origin_not_allowed", message, type="permission_error", param="Origin")
 
 
 def is_loopback_authority(authority: str) -> bool:

@@ -1,5 +1,6 @@
 """What every request passes: pure ASGI, because a wrapper that costs per chunk would cost per streamed word."""
 
+import asyncio
 import re
 import time
 import uuid
@@ -10,15 +11,15 @@ import structlog
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import ErrorEnvelope, HttpError, http_error_reply, internal_error_body
+from app.api.errors import ErrorBody, ErrorEnvelope, HttpError, http_error_reply, internal_error_body
 from app.api.json_replies import JsonReply
-from app.api.loopback import is_loopback_authority, same_authority
 
 log = structlog.get_logger(__name__)
 
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _JSON: Final = re.compile(rb"application/([\w.+-]+\+)?json\s*(;|$)", re.IGNORECASE)
-_SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+_PROBES: Final = ("/healthz", "/readyz")
 
 _HEADERS: Final = (
     (b"x-content-type-options", b"nosniff"),
@@ -66,24 +67,69 @@ class RequestContext:
                 _log_request(scope, status, started)
 
 
-class LocalOnly:
-    """Refuses what a page of a stranger could send through the user's browser, as long as there are no keys.
+class RequestLimit:
+    """Handles so many requests at a time; more are told to come again, at once, instead of waiting for all others.
 
-    The Host header must name this machine (a rebound DNS name does not), and a request that changes something must
-    not come from another origin.
+    An open stream counts as long as it lasts. Whether the process is up is answered all the same.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        """Guard the app."""
+    def __init__(self, app: ASGIApp, max_requests: int) -> None:
+        """`max_requests`: of this process, at a time."""
         self._app = app
+        self._max_requests = max_requests
+        self._under_way = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request; see ASGI."""
-        refused = _foreign(scope) if scope["type"] == "http" else None
-        if refused is None:
+        if scope["type"] != "http" or scope["path"].endswith(_PROBES):
             await self._app(scope, receive, send)
-        else:
-            await http_error_reply(refused)(scope, receive, send)
+            return
+        if self._under_way >= self._max_requests:
+            message = f"The server handles {self._max_requests} requests already. Try again in a moment."
+            body = ErrorBody(message, "rate_limit_error", None, "too_many_requests")
+            await JsonReply(ErrorEnvelope(body), 429, {"retry-after": "1"})(scope, receive, send)
+            return
+        self._under_way += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._under_way -= 1
+
+
+class BodyDeadline:
+    """Gives a client so long to send its body; who sends byte after byte is cut off."""
+
+    def __init__(self, app: ASGIApp, timeout_s: float) -> None:
+        """`timeout_s`: from the first look at the body to its end."""
+        self._app = app
+        self._timeout_s = timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request; see ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        deadline: float | None = None
+        whole = False
+
+        async def in_time() -> Message:
+            nonlocal deadline, whole
+            if whole:
+                return await receive()  # only whether the client has gone
+            if deadline is None:
+                deadline = asyncio.get_running_loop().time() + self._timeout_s
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError as error:
+                # The framework lets only its own kind through while it reads a body. The rest of the body must not
+                # be taken for the next request: the connection ends.
+                text = f"The body did not arrive within {self._timeout_s:g} seconds."
+                raise HTTPException(408, text, {"connection": "close"}) from error
+            whole = message["type"] != "http.request" or not message.get("more_body", False)
+            return message
+
+        await self._app(scope, in_time, send)
 
 
 class JsonBodies:
@@ -134,18 +180,6 @@ class JsonBodies:
 def header(scope: Scope, name: bytes) -> bytes | None:
     """Return the first header of that name (lower case); None when there is none."""
     return next((value for key, value in scope["headers"] if key == name), None)
-
-
-def _foreign(scope: Scope) -> HttpError | None:
-    host = (header(scope, b"host") or b"").decode("latin-1")
-    if not is_loopback_authority(host):
-        message = "This server answers on this machine only, until it has keys: call it as localhost or 127.0.0.1."
-        return HttpError(421, "host_not_allowed", message, param="Host")
-    origin = header(scope, b"origin")
-    if origin is None or scope["method"] in _SAFE_METHODS or same_authority(origin.decode("latin-1"), host):
-        return None
-    message = "Pages of another origin may not call this server."
-    return HttpError(403, "origin_not_allowed", message, type="permission_error", param="Origin")
 
 
 def _completed(headers: Iterable[tuple[bytes, bytes]], request_id: bytes) -> list[tuple[bytes, bytes]]:

@@ -12,7 +12,8 @@ from app.api.errors import ErrorEnvelope
 _REF: Final = "#/components/schemas/{name}"
 _STATUSES: Final = {
     400: "A field is missing, unknown, or has a wrong value.",
-    401: "No session was named.",
+    401: "No key was shown that is good, or no session was named.",
+    403: "The key lacks the scope for this, or is confined to something else.",
     404: "There is no such thing for this session.",
     409: "The run was cancelled; or the run, conversation or key is not in a state for this. See the code.",
     413: "The body is too large.",

@@ -11,9 +11,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.api.errors import ErrorBody, ErrorEnvelope, body_of, internal_error_body
-from app.api.frames import BatchFrames, RunFrames
-from app.api.json_replies import encode
+from app.api.errors import body_of, internal_error_body
+from app.api.frames import BatchFrames, Frames, RunFrames
 from app.domain.errors import AppError, InvalidInput
 from app.domain.models.events import STOP_TYPES, EventBatch
 from app.settings import ServerSettings
@@ -21,6 +20,7 @@ from app.settings import ServerSettings
 log = structlog.get_logger(__name__)
 
 KEEP_ALIVE: Final = b": keep-alive\n\n"
+GAP_S_PER_STREAM: Final = 0.0003
 _LAST_EVENT_ID: Final = re.compile(r"(?:(run_[0-9a-f]+):)?([0-9]{1,9})")
 
 Batches = AsyncIterator[EventBatch]
@@ -32,14 +32,31 @@ class EventStreams:
     def __init__(self, server: ServerSettings) -> None:
         """`server` says how often streams write and beat."""
         self.heartbeat_s: Final = server.heartbeat_s
-        self.gap_s: Final = server.stream_gap_ms / 1000
+        self._gap_s: Final = server.stream_gap_ms / 1000
         self._runs: dict[str, RunFrames] = {}
         self._ends: set[asyncio.Future[None]] = set()
         self._stopped = False
 
-    def open(self, run_id: str, batches: Batches, headers: Mapping[str, str] | None = None) -> "EventStream":
-        """Return a response that tells a run's events; `batches` is closed at its end, whoever ends it."""
-        return EventStream(run_id, batches, self, headers)
+    def open(
+        self,
+        run_id: str,
+        batches: Batches,
+        headers: Mapping[str, str] | None = None,
+        frames: Frames | None = None,
+    ) -> "EventStream":
+        """Return a response that tells a run's events; `batches` is closed at its end, whoever ends it.
+
+        `frames`: how another protocol tells them; None: as they are.
+        """
+        return EventStream(run_id, batches, self, headers, frames)
+
+    @property
+    def gap_s(self) -> float:
+        """Seconds between two writes of a stream: as set, and longer where many streams are open.
+
+        A write costs about 50 us, and runs are executed by the same loop: they keep most of it.
+        """
+        return max(self._gap_s, len(self._ends) * GAP_S_PER_STREAM) if self._gap_s else 0.0
 
     def stop(self) -> None:
         """End all streams, those that come later at once; their runs go on, and their clients come again.
@@ -80,13 +97,19 @@ class EventStream(Response):
     A batch goes out as one body message, the next one `stream_gap_ms` later at the soonest. After `heartbeat_s` of
     silence a comment does, also while a tool is silent. A client that leaves ends the reading only; the run goes on.
     An error after the first byte is an event `error` with the envelope, without an id, so that a reader resumes
-    before it.
+    before it. Other protocols have frames of their own; the rest holds for them too. What is set as `background` is
+    done after the end of the stream, or after its client has left, but not when the server stops.
     """
 
     media_type = "text/event-stream"
 
     def __init__(
-        self, run_id: str, batches: Batches, streams: EventStreams, headers: Mapping[str, str] | None = None
+        self,
+        run_id: str,
+        batches: Batches,
+        streams: EventStreams,
+        headers: Mapping[str, str] | None = None,
+        frames: Frames | None = None,
     ) -> None:
         """See `EventStreams.open`."""
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})})
@@ -94,6 +117,7 @@ class EventStream(Response):
         self._run_id = run_id
         self._batches = cast("AsyncGenerator[EventBatch]", batches)  # what services return in fact
         self._streams = streams
+        self._frames = frames
         self._sent_at = 0.0
         self._sending = asyncio.Lock()
 
@@ -101,7 +125,8 @@ class EventStream(Response):
         """Answer; see ASGI."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         self._sent_at = asyncio.get_running_loop().time()
-        with self._streams.reading(self._run_id) as (frames, end):
+        with self._streams.reading(self._run_id) as (shared, end):
+            frames = self._frames or BatchFrames(self._run_id, shared)
             writing = asyncio.create_task(self._write(send, frames), name="write-events")
             gone = asyncio.create_task(_disconnected(receive), name="watch-client")
             stopped = False
@@ -115,6 +140,8 @@ class EventStream(Response):
                 await asyncio.wait((writing, gone))
             if stopped:
                 await self._end(send)
+        if self.background is not None and not stopped:
+            await self.background()
 
     async def _watch(
         self, send: Send, writing: "asyncio.Task[None]", gone: "asyncio.Task[None]", end: "asyncio.Future[None]"
@@ -133,30 +160,29 @@ class EventStream(Response):
             if done:
                 return writing not in done and gone not in done
 
-    async def _write(self, send: Send, frames: RunFrames) -> None:
+    async def _write(self, send: Send, frames: Frames) -> None:
         try:
             try:
                 await self._write_batches(send, frames)
             except AppError as error:
-                await self._send(send, _error_frame(body_of(error)))
+                await self._send(send, frames.error(body_of(error)))
             await self._send(send, b"", more=False)
         except ClientDisconnect:
             pass
         except Exception as error:  # the head is out: the last place where it can be logged and told
             request_id = str(structlog.contextvars.get_contextvars().get("request_id", "none"))
             log.error("stream_failed", exc_info=error)
-            await self._send(send, _error_frame(internal_error_body(request_id)), more=False)
+            await self._send(send, frames.error(internal_error_body(request_id)), more=False)
 
-    async def _write_batches(self, send: Send, frames: RunFrames) -> None:
-        own = BatchFrames(self._run_id, frames)
-        gap_s = self._streams.gap_s
+    async def _write_batches(self, send: Send, frames: Frames) -> None:
         async with aclosing(self._batches) as batches:
             async for batch in batches:
-                body = own.of(batch)
+                body = frames.of(batch)
                 if not body:
                     continue
                 await self._send(send, body)
                 events = batch.events
+                gap_s = self._streams.gap_s
                 if gap_s and not (events and type(events[-1].event) in STOP_TYPES):
                     # Each write is a system call and a packet, which cost more than making the frame.
                     await asyncio.sleep(gap_s)
@@ -194,7 +220,3 @@ def position(run_id: str, last_event_id: str | None, after: int | None) -> int:
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _error_frame(body: ErrorBody) -> bytes:
-    return b"event: error\ndata: " + encode(ErrorEnvelope(body)) + b"\n\n"

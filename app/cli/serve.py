@@ -161,6 +161,7 @@ async def _check(settings: "Settings", tell: "Callable[[Container], None]") -> N
     from app.bootstrap import open_container  # noqa: PLC0415 - see app.cli.system
 
     async with open_container(settings) as container:
+        await container.access.check_bind()
         tell(container)
 
 

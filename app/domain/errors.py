@@ -104,7 +104,8 @@ class RunConflict(RequestError):
     """What was asked does not fit the state that a run or conversation is in; nothing was written.
 
     `reason` is `conversation_busy` (an unfinished run, and the request wants no queue), `idempotency_conflict` (the key
-    was used for another request), `not_waiting` or `already_decided` (an approval that is not open).
+    was used for another request), `not_last` (the conversation has gone on since the run that was to be followed),
+    `not_waiting` or `already_decided` (an approval that is not open).
     """
 
     code = "conflict"

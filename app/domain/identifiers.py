@@ -2,6 +2,7 @@
 
 import os
 import re
+import secrets
 import time
 from typing import Final
 
@@ -36,6 +37,11 @@ def new_run_id() -> str:
     return f"run_{uuid7_hex()}"
 
 
+def new_call_id() -> str:
+    """Mint the id of a call that belongs to no run: `req_` and 32 hex digits."""
+    return f"req_{uuid7_hex()}"
+
+
 def new_event_id() -> str:
     """Mint the id of a completion event: a plain UUID version 7, 36 characters."""
     digits = uuid7_hex()
@@ -45,6 +51,21 @@ def new_event_id() -> str:
 def new_client_session_id() -> str:
     """Mint the id of a client session: `sess_` and 48 hex digits, 160 of its bits random: it is a capability."""
     return f"sess_{uuid7_hex()[:12]}{os.urandom(18).hex()}"
+
+
+def new_key_id() -> str:
+    """Mint the id of an API key: `key_` and 32 hex digits; it is no secret."""
+    return f"key_{uuid7_hex()}"
+
+
+def new_project_id() -> str:
+    """Mint the id of a project: `proj_` and 32 hex digits."""
+    return f"proj_{uuid7_hex()}"
+
+
+def new_key_secret() -> str:
+    """Mint the secret of an API key: `sk-` and 43 characters, 256 random bits."""
+    return f"sk-{secrets.token_urlsafe(32)}"
 
 
 def check_organization(organization_id: str) -> str:

@@ -18,7 +18,8 @@ from app.domain.models.conversations import (
     RuntimeMemory,
 )
 from app.domain.models.runs import RunOptions
-from app.domain.models.usage import Price, TokenUsage, UsageGroup, UsageGrouping
+from app.domain.models.threads import Thread
+from app.domain.models.usage import Price, TokenUsage, UsageGroup, UsageGrouping, UsageQuery, UsageResult
 from app.domain.run_ports import AgentRuntime
 
 ConversationSearch = Callable[[Caller, str, int], Awaitable[Sequence[MessageHit]]]
@@ -191,6 +192,24 @@ class ClientSessionStore(Protocol):
         ...
 
 
+class ThreadStore(Protocol):
+    """Conversations by the keys of other protocols' threads. Every method looks only at the caller's own."""
+
+    async def find(self, caller: Caller, key: str) -> Thread | None:
+        """Return the conversation of a key; None: there is none."""
+        ...
+
+    async def named(self, caller: Caller, conversation_id: str) -> Thread | None:
+        """Return a conversation by its own id; None: there is none."""
+        ...
+
+    async def open(
+        self, caller: Caller, key: str, *, agent: str, provider: str, provider_conversation_id: str | None
+    ) -> Thread:
+        """Open an empty conversation under a key; return the one that another process has opened under it meanwhile."""
+        ...
+
+
 class RuntimeMemoryStore(Protocol):
     """The runtime memory of seed 000 over durable rows: messages in the SDK's tables, metadata apart."""
 
@@ -228,6 +247,13 @@ class UsageStore(Protocol):
         """Sum usage of calls from `since` up to, not including, `until`; None: no bound.
 
         The largest token count comes first; days come in order, and are days in UTC.
+        """
+        ...
+
+    async def over_time(self, query: UsageQuery, *, most: int) -> Sequence[UsageResult]:
+        """Sum usage by bucket and fields: buckets in order, in each the most tokens first; at most `most` results.
+
+        Buckets without usage have no result.
         """
         ...
 

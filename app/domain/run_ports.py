@@ -290,6 +290,24 @@ class RunJournal(Protocol):
         """
         ...
 
+    async def accepted(self, caller: Caller, run_id: str) -> Run:
+        """Return a run as it was asked for: its input and options; `fence` and `attempts` are of this moment.
+
+        Raises:
+            RunNotFound: it does not exist for this tenant.
+        """
+        ...
+
+    async def note(self, caller: Caller, run_id: str, values: Mapping[str, Any]) -> None:
+        """Put values beside the metadata of a run, for those who read it with `accepted`; they replace earlier ones.
+
+        What has been told of the run (its completion event) stays as it was.
+
+        Raises:
+            RunNotFound: it does not exist for this tenant.
+        """
+        ...
+
     async def result(self, caller: Caller, run_id: str) -> RunResult | None:
         """Return how a run ended, or what it waits for; None while it is queued or runs.
 

@@ -25,6 +25,7 @@ class RunFeed:
     def __init__(self, last_sequence: int = 0) -> None:
         """Begin after `last_sequence`, the number of the last event that an earlier attempt has recorded."""
         self._before = last_sequence
+        self._first = last_sequence
         self._events: list[SequencedEvent] = []
         self._recorded = last_sequence
         self._waiters: list[asyncio.Future[None]] = []
@@ -104,7 +105,8 @@ class RunFeed:
         Raises:
             AppError: what `fail` was given, after the events before it.
         """
-        position = after
+        # A reader that is ahead was told events of a lost attempt: what replaces them begins where this one does.
+        position = after if after <= self.last_sequence else max(self._first, self._before)
         told = -1
         while self.holds(position):
             events = self._events[position - self._before :]

@@ -96,7 +96,8 @@ def request_digest(request: RunRequest) -> str:
     asked = {
         "input": request.input,
         "agent": request.agent,
-        "conversation": request.conversation_id,
+        # A start that follows a run may find that it must do so in a copy of the conversation.
+        "conversation": request.after_run_id or request.conversation_id,
         "stream": request.stream,
         "on_busy": request.on_busy,
         "output_type": None if options.output_type is None else str(options.output_type),

@@ -118,6 +118,7 @@ class RunService:
             on_busy=request.on_busy or self._limits.on_busy,
             idempotency_key=request.idempotency_key,
             request_hash=digest,
+            after_run_id=request.after_run_id,
         )
         started = await self._journal.start(new, self._dispatcher.owner)
         self._accept(started)
@@ -154,6 +155,11 @@ class RunService:
         """
         reader = RunReader(caller, run_id, journal=self._journal, wakeups=self._wakeups, live=self._executions.live)
         return reader.read(after)
+
+    def is_live(self, caller: Caller, run_id: str, after: int = 0) -> bool:
+        """Tell whether the events of a run above `after` come from this process, without a look into the log."""
+        feed = self._executions.live(caller, run_id)
+        return feed is not None and not feed.done and feed.holds(after)
 
     async def result(self, caller: Caller, run_id: str) -> RunResult:
         """Wait until a run has ended or waits for approvals (status WAITING), and return how.

@@ -4,16 +4,22 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import islice
 from typing import Final, get_args
 
 from app.domain.errors import InvalidInput
-from app.domain.models.usage import TokenUsage, UsageGroup, UsageGrouping, UsageStats
+from app.domain.models.usage import TokenUsage, UsageGroup, UsageGrouping, UsagePage, UsageQuery, UsageStats
 from app.domain.ports import UsageStore
+from app.services.usage_pages import WIDTHS, bounds_of, buckets_of, floor_of
 
 _SPAN: Final = re.compile(r"([0-9]{1,6})([dhm])")
 _UNITS: Final = {"d": "days", "h": "hours", "m": "minutes"}
+
+MAX_RESULTS: Final = 50_000
+"""Of one page: more than anyone reads, and some 50 MB."""
 
 CSV_COLUMNS: Final = (
     "key",
@@ -56,6 +62,28 @@ class UsageService:
         if since is not None and until is not None and until <= since:
             raise InvalidInput("The end of the time range must be after its start.", param="until")
         return await self._store.grouped(grouping, organization_id=organization_id, since=since, until=until)
+
+    async def over_time(self, query: UsageQuery, *, buckets: int, now: datetime | None = None) -> UsagePage:
+        """Sum usage by minute, hour or day, over up to `buckets` of them from `query.start` on, empty ones included.
+
+        Buckets that begin after `now` (the time of day if not given) are left out: nothing can be in them yet.
+
+        Raises:
+            InvalidInput: the range does not end after its start, or the page has more than 50,000 results.
+        """
+        if query.end <= query.start:
+            raise InvalidInput("The end of the time range must be after its start.", param="end_time")
+        last = floor_of(now or datetime.now(UTC), query.width) + WIDTHS[query.width]
+        end = min(query.end, last)
+        bounds = list(islice(bounds_of(query.start, end, query.width), buckets))
+        if not bounds:
+            return UsagePage((), None)
+        page_end = bounds[-1][1]
+        results = await self._store.over_time(replace(query, end=page_end), most=MAX_RESULTS + 1)
+        if len(results) > MAX_RESULTS:
+            message = f"More than {MAX_RESULTS} results: ask for fewer buckets, or group by less."
+            raise InvalidInput(message, param="limit")
+        return UsagePage(buckets_of(bounds, query.width, results), page_end if page_end < end else None)
 
     async def stats(
         self, *, since: datetime | None = None, until: datetime | None = None, organization_id: str | None = None

@@ -27,6 +27,7 @@ def settings_of(database_url: str, **sections: dict[str, Any]) -> Settings:
         "database": {"url": SecretStr(database_url), "sqlite_busy_timeout_s": 2.0},
         "runs": {"poll_s": 0.02, "shutdown_grace_s": 0.0},
         "server": {"host": "127.0.0.1"},
+        "gateway": {},
         "agents": {"agents": "", "demo_delay_ms": 0},
     }
     return load_settings(**{name: {**values, **sections.get(name, {})} for name, values in own.items()})

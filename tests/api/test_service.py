@@ -11,8 +11,6 @@ from fastapi import FastAPI
 
 from app import __version__
 from app.api.application import create_app
-from app.api.loopback import check_bind
-from app.domain.errors import ConfigurationError
 from tests.api.asgi import request
 from tests.api.serving import Served, says, scripted, settings_of
 
@@ -240,20 +238,6 @@ async def test_origins(demo: Served, origin: str, status: int) -> None:
     if status == 403:
         assert reply.json()["error"]["code"] == "origin_not_allowed"
     assert (await demo.http.get("/healthz", headers={"origin": origin})).status_code == 200
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "localhost", "::1", "LocalHost"])
-def test_binding_to_this_machine(host: str) -> None:
-    assert check_bind(host) == host
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "", "::", "10.0.0.1", "example.org", "localhost.example.org", "*"])
-def test_binding_beyond(host: str) -> None:
-    with pytest.raises(ConfigurationError, match="HOST"):
-        check_bind(host)
-    settings = settings_of("sqlite://", server={"host": host})
-    with pytest.raises(ConfigurationError, match="HOST"):
-        create_app(settings=settings)
 
 
 async def test_a_fault_of_ours(serve: Callable[..., Any], quiet_logs: list[dict[str, Any]]) -> None:

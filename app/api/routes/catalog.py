@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from app.api.dependencies import Running
 from app.api.json_replies import JsonReply
+from app.api.openai.access import Access
 from app.api.openapi import replies
 from app.domain.models.agents import ToolDescriptor
 from app.services.catalog import AgentListing
@@ -62,9 +63,10 @@ class ToolList(Struct, frozen=True, kw_only=True):
     response_class=JsonReply,
     response_model=None,
 )
-async def list_agents(container: Running) -> JsonReply:
-    """List the agents that may answer, the default one first."""
-    return JsonReply(AgentList(data=[_agent_reply(listing) for listing in await container.catalog.agents()]))
+async def list_agents(access: Access, container: Running) -> JsonReply:
+    """List the agents that may answer, the default one first; those that the key allows."""
+    listings = [found for found in await container.catalog.agents() if access.may_use_agent(found.agent.key)]
+    return JsonReply(AgentList(data=[_agent_reply(listing) for listing in listings]))
 
 
 @router.get(
@@ -74,9 +76,10 @@ async def list_agents(container: Running) -> JsonReply:
     response_class=JsonReply,
     response_model=None,
 )
-async def list_tools(container: Running) -> JsonReply:
-    """List every tool that any agent may call."""
-    return JsonReply(ToolList(data=[_tool_reply(tool) for tool in container.catalog.tools()]))
+async def list_tools(access: Access, container: Running) -> JsonReply:
+    """List every tool that any agent may call; of the agents that the key allows."""
+    tools = [tool for tool in container.catalog.tools() if any(map(access.may_use_agent, tool.agents))]
+    return JsonReply(ToolList(data=[_tool_reply(tool) for tool in tools]))
 
 
 def _agent_reply(listing: AgentListing) -> AgentReply:

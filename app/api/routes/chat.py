@@ -7,15 +7,17 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchem
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
-from app.api.dependencies import Running, Streaming
-from app.api.errors import failed_run_reply
+from app.api.dependencies import Running, Streaming, check_agent, session_of
+from app.api.errors import HttpError, failed_run_reply
 from app.api.json_replies import JsonReply
 from app.api.json_values import JsonObject, shallow
+from app.api.openai.access import Access
 from app.api.openapi import content, failures, replies
 from app.api.output_schemas import OutputSchema
 from app.api.run_replies import RunReply, run_reply
 from app.api.sse import EventStream
 from app.bootstrap import Container
+from app.domain.models.access import Principal
 from app.domain.models.agents import HandoffHistory
 from app.domain.models.conversations import Item
 from app.domain.models.runs import OnBusy, RunOptions, RunRequest, RunStatus
@@ -120,12 +122,14 @@ class ChatRequest(_Body):
     response_class=JsonReply,
     response_model=None,
 )
-async def chat(body: ChatRequest, container: Running, idempotency_key: IdempotencyKey = None) -> JsonReply:
+async def chat(
+    body: ChatRequest, access: Access, container: Running, idempotency_key: IdempotencyKey = None
+) -> JsonReply:
     """Run the agent to its end, or until it needs a person's approval.
 
     A client that leaves stops nothing: the answer is in the conversation.
     """
-    handle = await container.runs.start(await run_request(body, container, idempotency_key, stream=False))
+    handle = await container.runs.start(await run_request(body, access, container, idempotency_key, stream=False))
     result = await handle.result()
     match result.status:
         case RunStatus.COMPLETED:
@@ -147,10 +151,14 @@ async def chat(body: ChatRequest, container: Running, idempotency_key: Idempoten
     response_model=None,
 )
 async def chat_stream(
-    body: ChatRequest, container: Running, streams: Streaming, idempotency_key: IdempotencyKey = None
+    body: ChatRequest,
+    access: Access,
+    container: Running,
+    streams: Streaming,
+    idempotency_key: IdempotencyKey = None,
 ) -> EventStream:
     """Stream the run's events. A client that lost the stream goes on at GET /api/runs/{runId}/events."""
-    handle = await container.runs.start(await run_request(body, container, idempotency_key, stream=True))
+    handle = await container.runs.start(await run_request(body, access, container, idempotency_key, stream=True))
     # A queued run tells nothing before its turn; the headers let its client cancel it all the same.
     headers = {"x-run-id": handle.run_id, "x-conversation-id": handle.conversation_id, **replayed(handle)}
     return streams.open(handle.run_id, handle.events(0), headers)
@@ -162,19 +170,29 @@ def replayed(handle: RunHandle) -> dict[str, str]:
 
 
 async def run_request(
-    body: ChatRequest, container: Container, idempotency_key: str | None, *, stream: bool
+    body: ChatRequest, access: Principal, container: Container, idempotency_key: str | None, *, stream: bool
 ) -> RunRequest:
     """Return what a body asks of the run service.
 
     Raises:
-        SessionNotFound: there is no such session.
+        SessionNotFound: there is no such session for the one who asks.
+        UnknownAgent: the key does not allow the agent.
+        HttpError: the key does not allow the model (404).
     """
-    session = await container.client_sessions.get(body.session_id)
+    session = await session_of(access, container, body.session_id)
     options = body.options
+    agent = body.agent
+    if access.agents is not None:
+        # Named here, because the conversation's own agent may be one that the key does not allow.
+        agent = container.provider.agent(agent or session.agent).key
+        check_agent(access, agent)
+    if options.model is not None and not access.may_use_model(options.model):
+        message = f"The model '{options.model[:80]}' does not exist or you do not have access to it."
+        raise HttpError(404, "model_not_found", message, param="options.model")
     return RunRequest(
         caller=session.caller,
         input=body.message,
-        agent=body.agent,
+        agent=agent,
         conversation_id=session.conversation_id if body.conversation_id is None else body.conversation_id,
         options=RunOptions(
             model=options.model,

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from app.api.dependencies import Running, SessionCaller, Streaming
 from app.api.json_replies import JsonReply
+from app.api.openai.access import Access
 from app.api.openapi import content, failures, replies
 from app.api.routes.chat import REPLAYED, START_ERRORS, ChatRequest, IdempotencyKey, replayed, run_request
 from app.api.run_replies import (
@@ -75,10 +76,14 @@ class RunStart(ChatRequest):
     response_model=None,
 )
 async def start_run(
-    body: RunStart, container: Running, request: Request, idempotency_key: IdempotencyKey = None
+    body: RunStart,
+    access: Access,
+    container: Running,
+    request: Request,
+    idempotency_key: IdempotencyKey = None,
 ) -> JsonReply:
     """Accept a message and reply at once; read the run's events, or ask how it stands."""
-    asked = await run_request(body, container, idempotency_key, stream=body.stream)
+    asked = await run_request(body, access, container, idempotency_key, stream=body.stream)
     handle = await container.runs.start(asked)
     try:
         status = (await container.runs.summary(asked.caller, handle.run_id)).status
@@ -149,12 +154,13 @@ async def run_events(
     Read on after `run.waiting`, it stays open until the run goes on.
     """
     start = position(run_id, last_event_id, after)
-    # Looked up before the head is sent: an error in a stream that has begun is no status.
-    stored, status = await container.journal.events(caller, run_id, start)
-    over = status in FINAL_STATUSES and not stored
-    # A number above the last one is that of an event that was told early and lost: its reader must still learn the end.
-    if over and start <= await container.journal.last_sequence(caller, run_id):
-        return Response(status_code=204)  # tells a browser's EventSource not to come back
+    if not container.runs.is_live(caller, run_id, start):
+        # Looked up before the head is sent: an error in a stream that has begun is no status.
+        stored, status = await container.journal.events(caller, run_id, start)
+        over = status in FINAL_STATUSES and not stored
+        # A number above the last one is that of an event that was told early and lost: its reader must learn the end.
+        if over and start <= await container.journal.last_sequence(caller, run_id):
+            return Response(status_code=204)  # tells a browser's EventSource not to come back
     return streams.open(run_id, container.runs.events(caller, run_id, start))
 
 

@@ -83,6 +83,9 @@ class RunRequest:
     """The client's own name for this start: the same key and request give the same run, not a second one."""
     on_busy: OnBusy | None = None
     """None: as the settings say."""
+    after_run_id: str | None = None
+    """The run whose answer this one follows. Of the same conversation it must be the last one, or the start is refused
+    (`RunConflict`, reason `not_last`): the history holds more than its caller has seen. None: whatever is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,6 +335,8 @@ class NewRun:
     idempotency_key: str | None = None
     request_hash: str | None = None
     """A digest of the request; not None exactly when there is an idempotency key."""
+    after_run_id: str | None = None
+    """See `RunRequest`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """What model calls used and what they cost."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -91,6 +92,70 @@ class UsageGroup:
     """Calls whose price is not known; they are missing from `cost_usd`."""
     estimated_requests: int
     """Calls whose tokens were counted here because they were cut."""
+
+
+BucketWidth = Literal["1m", "1h", "1d"]
+"""Whole minutes, hours or days of UTC."""
+
+UsageField = Literal["project_id", "user_id", "api_key_id", "model", "agent"]
+"""What usage over time is grouped and filtered by."""
+
+UsageKind = Literal["all", "completions", "embeddings"]
+"""`completions`: model calls that answer in words, of runs and of clients that call a model through us."""
+
+
+@dataclass(frozen=True, slots=True)
+class UsageQuery:
+    """Which part of an organization's usage, and how it is summed."""
+
+    organization_id: str
+    start: datetime
+    """Included."""
+    end: datetime
+    """Not included."""
+    width: BucketWidth = "1d"
+    kind: UsageKind = "all"
+    group_by: tuple[UsageField, ...] = ()
+    """Empty: one sum a bucket."""
+    only: tuple[tuple[UsageField, frozenset[str]], ...] = ()
+    """Each names the values that a field may have; all must hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class UsageResult:
+    """Usage of one bucket, summed over one combination of what it is grouped by."""
+
+    bucket_start: datetime
+    """The start of the minute, hour or day (UTC), even when the query begins later."""
+    fields: Mapping[UsageField, str | None]
+    """The values it is grouped by; None: none was recorded, as the user of a call that was made for no user."""
+    tokens: TokenUsage
+    cost_usd: Decimal | None
+    """The sum over priced calls; None when none of them had a price."""
+    unpriced_requests: int
+    """Calls whose price is not known; they are missing from `cost_usd`."""
+    estimated_requests: int
+    """Calls whose tokens were counted here because they were cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class UsageBucket:
+    """A minute, hour or day, or the part of it that was asked for."""
+
+    start: datetime
+    end: datetime
+    """Not included."""
+    results: Sequence[UsageResult]
+    """The most tokens first; empty when nothing was used."""
+
+
+@dataclass(frozen=True, slots=True)
+class UsagePage:
+    """Neighbouring buckets, empty ones included."""
+
+    buckets: Sequence[UsageBucket]
+    next_start: datetime | None
+    """Where the next page begins; None: this is the last one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,12 @@ from sqlalchemy import Select, select
 from app.domain.errors import RunNotFound
 from app.domain.models.conversations import Caller
 from app.domain.models.events import SequencedEvent
-from app.domain.models.runs import FINAL_STATUSES, RunResult, RunStatus, RunSummary
+from app.domain.models.runs import FINAL_STATUSES, Run, RunResult, RunStatus, RunSummary
 from app.infrastructure.persistence import run_rows
 from app.infrastructure.persistence.engine import reading
 from app.infrastructure.persistence.event_log import events_of
 from app.infrastructure.persistence.journal_part import JournalPart, of_caller, of_tenant
-from app.infrastructure.persistence.journal_sql import UNFINISHED_RUN
+from app.infrastructure.persistence.journal_sql import UNFINISHED_RUN, WITH_SESSION
 from app.infrastructure.persistence.owned_rows import can_exist
 from app.infrastructure.persistence.tables import run_events, runs
 
@@ -64,6 +64,14 @@ class RunReads(JournalPart):
         if last is None:
             raise RunNotFound(run_id)
         return last
+
+    async def accepted(self, caller: Caller, run_id: str) -> Run:
+        """Return a run as it was asked for; see the port."""
+        async with reading(self._engine) as connection:
+            row = (await connection.execute(of_caller(WITH_SESSION, caller, run_id))).one_or_none()
+        if row is None:
+            raise RunNotFound(run_id)
+        return run_rows.run_of(row)
 
     async def result(self, caller: Caller, run_id: str) -> RunResult | None:
         """Return how a run ended or what it waits for; see the port."""

@@ -1,6 +1,6 @@
 """What people and other processes ask of a run: its end, and decisions on its tool calls."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -51,6 +51,16 @@ class RunRequests(JournalPart):
                 await connection.execute(_REQUEST_CANCEL, {"run": run_id, "reason": reason})
                 await notify(connection, run_id, QUEUE)
             return status
+
+    async def note(self, caller: Caller, run_id: str, values: Mapping[str, Any]) -> None:
+        """Put values beside a run's metadata; see the port."""
+        async with writing(self._engine) as connection:
+            asked = of_caller(select(runs.c.options), caller, run_id).with_for_update()
+            options = (await connection.execute(asked)).scalar_one_or_none()
+            if options is None:
+                raise RunNotFound(run_id)
+            noted = {**options, "metadata": {**options.get("metadata", {}), **values}}
+            await connection.execute(update(runs).where(runs.c.id == run_id).values(options=noted))
 
     async def decide(self, caller: Caller, run_id: str, decisions: Sequence[Decision], by: str | None) -> int:
         """Record decisions; see the port."""

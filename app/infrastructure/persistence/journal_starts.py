@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import Row
+from sqlalchemy import Row, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -17,6 +17,7 @@ from app.infrastructure.persistence import journal_sql, run_rows
 from app.infrastructure.persistence.engine import reading, writing
 from app.infrastructure.persistence.journal_part import QUEUE, JournalPart, notify
 from app.infrastructure.persistence.owned_rows import can_exist
+from app.infrastructure.persistence.tables import runs
 
 _RENEWED_AT_ONCE: Final = 500
 """Runs named by one statement; SQLite takes a limited number of parameters."""
@@ -43,6 +44,7 @@ class RunStarts(JournalPart):
         async with writing(self._engine) as connection:
             conversation = await self._open_conversation(connection, new, now)
             run = run_rows.new_run(new, conversation, now)
+            await _check_last(connection, new, run)
             values = run_rows.new_run_values(run, new) | {"owner": owner, "lease_ms": self._lease_ms}
             status = (await connection.execute(journal_sql.INSERT_RUN, values)).scalar_one()
             if status != "running":
@@ -176,6 +178,17 @@ class RunStarts(JournalPart):
         async with writing(self._engine) as connection:
             await connection.execute(journal_sql.HAND_BACK_QUEUED, {"holder": owner})
             await notify(connection, QUEUE)
+
+
+async def _check_last(connection: AsyncConnection, new: NewRun, run: Run) -> None:
+    """Refuse a start that is to follow a run of its conversation which is not the last one any more."""
+    if new.after_run_id is None or not can_exist(new.after_run_id):
+        return
+    asked = select(runs.c.position).where(runs.c.id == new.after_run_id, runs.c.conversation_id == run.conversation_id)
+    position = (await connection.execute(asked)).scalar_one_or_none()
+    if position is not None and position != run.position - 1:
+        message = "The conversation has gone on since the run that is to be followed."
+        raise RunConflict(message, reason="not_last", param="after_run_id")
 
 
 async def _history(connection: AsyncConnection, session_id: str, limit: int) -> tuple[Item, ...]:

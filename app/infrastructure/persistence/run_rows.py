@@ -99,8 +99,7 @@ def new_run_values(run: Run, new: NewRun) -> dict[str, Any]:
     return {
         "id": run.id,
         "conversation_id": run.conversation_id,
-        "organization_id": run.caller.organization_id,
-        "user_id": run.caller.user_id,
+        **accounted_to(run.caller),
         "agent": run.agent,
         "position": run.position,
         "session_mode": run.session_mode,
@@ -121,7 +120,7 @@ def run_of(row: Row[*tuple[Any, ...]]) -> Run:
     return Run(
         id=row.id,
         conversation_id=row.conversation_id,
-        caller=Caller(row.organization_id, row.user_id),
+        caller=Caller(row.organization_id, row.user_id, row.project_id, row.api_key_id),
         agent=row.agent,
         position=row.position,
         input=tuple(row.input),
@@ -285,32 +284,41 @@ def summary_of(row: Row[*tuple[Any, ...]]) -> RunSummary:
 
 def usage_rows(run: Run, calls: Sequence[CallUsage]) -> list[dict[str, Any]]:
     """Return rows of `agent_run_usage`."""
-    return [
-        {
-            "run_id": run.id,
-            "step": short_text(call.step),
-            "organization_id": run.caller.organization_id,
-            "user_id": run.caller.user_id,
-            "conversation_id": run.conversation_id,
-            "agent": short_text(call.agent),
-            "model": short_text(call.model),
-            "outcome": call.outcome,
-            "accuracy": call.accuracy,
-            "requests": call.tokens.requests,
-            "input_tokens": call.tokens.input_tokens,
-            "cached_tokens": call.tokens.cached_tokens,
-            "cache_write_tokens": call.tokens.cache_write_tokens,
-            "output_tokens": call.tokens.output_tokens,
-            "reasoning_tokens": call.tokens.reasoning_tokens,
-            "cost_usd": call.price.cost_usd if call.price else None,
-            "price_version": call.price.version if call.price else None,
-            "response_id": _short_or_none(call.response_id),
-            "latency_ms": call.latency_ms,
-            "first_token_ms": call.first_token_ms,
-            "created_at": call.started_at,
-        }
-        for call in calls
-    ]
+    keys = {"run_id": run.id, **accounted_to(run.caller), "conversation_id": run.conversation_id, "endpoint": "run"}
+    return [keys | metered_values(call) for call in calls]
+
+
+def accounted_to(caller: Caller) -> dict[str, Any]:
+    """Return the columns that say whom a run or a metered call is accounted to."""
+    return {
+        "organization_id": caller.organization_id,
+        "user_id": caller.user_id,
+        "project_id": caller.project_id,
+        "api_key_id": caller.api_key_id,
+    }
+
+
+def metered_values(call: CallUsage) -> dict[str, Any]:
+    """Return the columns of `agent_run_usage` that a metered call fills, whether a run made it or not."""
+    return {
+        "step": short_text(call.step),
+        "agent": short_text(call.agent),
+        "model": short_text(call.model),
+        "outcome": call.outcome,
+        "accuracy": call.accuracy,
+        "requests": call.tokens.requests,
+        "input_tokens": call.tokens.input_tokens,
+        "cached_tokens": call.tokens.cached_tokens,
+        "cache_write_tokens": call.tokens.cache_write_tokens,
+        "output_tokens": call.tokens.output_tokens,
+        "reasoning_tokens": call.tokens.reasoning_tokens,
+        "cost_usd": call.price.cost_usd if call.price else None,
+        "price_version": call.price.version if call.price else None,
+        "response_id": _short_or_none(call.response_id),
+        "latency_ms": call.latency_ms,
+        "first_token_ms": call.first_token_ms,
+        "created_at": call.started_at,
+    }
 
 
 def calls_of(rows: Sequence[Row[*tuple[Any, ...]]]) -> tuple[CallUsage, ...]:

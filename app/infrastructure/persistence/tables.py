@@ -118,8 +118,16 @@ conversations = Table(
     Column("message_count", Integer, nullable=False, server_default=text("0")),
     _timestamp("created_at"),
     _timestamp("updated_at"),
+    Column("thread_key", String(64)),
     UniqueConstraint("sdk_session_id"),
     Index(None, "organization_id", "user_id", "id"),
+    Index(
+        "uq_agent_conversations_thread_key",
+        "thread_key",
+        unique=True,
+        sqlite_where=text("thread_key IS NOT NULL"),
+        postgresql_where=text("thread_key IS NOT NULL"),
+    ),
 )
 
 messages = Table(
@@ -204,6 +212,8 @@ runs = Table(
     Column("cancel_reason", String(16)),
     Column("idempotency_key", String(255)),
     Column("request_hash", String(64)),
+    Column("project_id", String(64)),
+    Column("api_key_id", String(64)),
     UniqueConstraint("conversation_id", "position"),
     Index(
         "uq_agent_runs_one_running_per_conversation",
@@ -287,7 +297,8 @@ run_events = Table(
     _timestamp("created_at"),
 )
 
-# No foreign key: what was used stays on the bill when a conversation is deleted.
+# No foreign key: what was used stays on the bill when a conversation is deleted. A call to an upstream model that
+# belongs to no run has an id of its own in the place of a run's, no conversation, and no agent.
 run_usage = Table(
     "agent_run_usage",
     metadata,
@@ -295,7 +306,10 @@ run_usage = Table(
     Column("step", String(255), primary_key=True),
     Column("organization_id", String(64), nullable=False),
     Column("user_id", String(255)),
-    Column("conversation_id", String(64), nullable=False),
+    Column("project_id", String(64)),
+    Column("api_key_id", String(64)),
+    Column("conversation_id", String(64)),
+    Column("endpoint", String(32), nullable=False, server_default=text("'run'")),
     Column("agent", String(255), nullable=False),
     Column("model", String(255), nullable=False),
     Column("outcome", String(16), nullable=False),
@@ -309,6 +323,7 @@ run_usage = Table(
     Column("cost_usd", Money),
     Column("price_version", String(64)),
     Column("response_id", String(255)),
+    Column("http_status", Integer),
     Column("latency_ms", Integer, nullable=False),
     Column("first_token_ms", Integer),
     _timestamp("created_at"),

@@ -123,3 +123,12 @@ async def test_many_readers_are_woken_together() -> None:
         feed.publish(delta(text))
     feed.close(terminal(4))
     assert await asyncio.gather(*readers) == [[1, 2, 3, 4]] * len(readers)
+
+
+async def test_a_reader_that_was_told_more_than_there_is_begins_where_the_attempt_does() -> None:
+    feed = RunFeed(10)
+    feed.publish(delta("new"))
+    reading = feed.read(25)
+    batch = await anext(reading)
+    assert [one.sequence for one in batch.events] == [11]
+    await reading.aclose()

@@ -1,0 +1,206 @@
+"""A run's log as a Response: read to its end, or written to a client event by event.
+
+Only what is on disk is told. An event that is told early and lost with its process would leave its number to another
+one, and a client that goes on after that number would miss a part of the answer. The price is that a delta waits for
+the log's next write, a few dozen milliseconds.
+"""
+
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
+from datetime import datetime
+from typing import Any, Final
+
+from app.api.errors import ErrorBody
+from app.api.json_replies import encode
+from app.api.openai.response_events import ResponseEvents
+from app.api.openai.response_items import call_arguments, call_name, is_own_call
+from app.bootstrap import Container
+from app.domain.models.conversations import Caller
+from app.domain.models.events import (
+    STOP_TYPES,
+    TERMINAL_TYPES,
+    ApprovalRequested,
+    EventBatch,
+    ItemDone,
+    RunEvent,
+    RunStarted,
+    RunWaiting,
+    SequencedEvent,
+    ToolOutput,
+    ToolStarted,
+)
+from app.domain.models.runs import Run, RunResult
+
+_OUTPUTS: Final = "_output"
+
+
+class ResponseFrames:
+    """Turns the batches of one response into Server-Sent Events."""
+
+    def __init__(self, events: ResponseEvents, after: int | None = None) -> None:
+        """`after`: the number of the last event that the client has; None when it has none."""
+        self._events = events
+        self._after = -1 if after is None else after
+        self._begun = False
+
+    def of(self, batch: EventBatch) -> bytes:
+        """Return what a batch tells; the first one also tells that the response exists."""
+        told = [] if self._begun else self._events.begin()
+        self._begun = True
+        for item in batch.events:
+            told += self._events.feed(item.event)
+        return b"".join(_frame(event) for event in told if event["sequence_number"] > self._after)
+
+    def error(self, body: ErrorBody) -> bytes:
+        """Return an error; it has the number of the event before it, so that a client goes on behind that one."""
+        number = max(self._events.last_number, self._after)
+        event = {"type": "error", "code": body.code, "message": body.message, "param": body.param}
+        return _frame({**event, "sequence_number": number})
+
+
+async def played(container: Container, caller: Caller, events: ResponseEvents) -> ResponseEvents:
+    """Feed the events of a run until its response has ended; waits for them."""
+    async with aclosing(told_batches(container, caller, events)) as batches:
+        events.begin()
+        async for batch in batches:
+            for item in batch.events:
+                events.feed(item.event)
+    return events
+
+
+async def played_so_far(
+    container: Container, caller: Caller, events: ResponseEvents, run: Run, result: RunResult | None
+) -> ResponseEvents:
+    """Feed what is recorded of a run, without waiting for more; `result` is how it ended or what it waits for."""
+    ends = _EndTimes(container, caller, run.id)
+    events.begin()
+    last = 0
+    while page := (await container.journal.events(caller, run.id, last))[0]:
+        if not last and page[0].sequence > 1 and result is not None:
+            events.rebuilt = True
+            for event in _rebuilt(run, result, events.head.tool_names):
+                events.feed(event)
+        for item in page:
+            if type(item.event) in STOP_TYPES:
+                events.finished_at = await ends.after(item.event)
+            ends.saw(item.event)
+            events.feed(item.event)
+        last = page[-1].sequence
+    return events
+
+
+async def told_batches(container: Container, caller: Caller, events: ResponseEvents) -> AsyncGenerator[EventBatch]:
+    """Yield a run's recorded events from the first one to the end of a response; an empty batch comes at once.
+
+    `events` is told when the run ended before the batch with its end is yielded.
+
+    Raises:
+        StorageUnavailable: the database did not answer.
+    """
+    head = events.head
+    ends = _EndTimes(container, caller, head.id.run_id)
+    yield EventBatch((), 0)
+    async with aclosing(_recorded(container, caller, head.id.run_id, head.id.part)) as batches:
+        async for batch in batches:
+            for item in batch.events:
+                ends.saw(item.event)
+            last = batch.events[-1].event
+            if type(last) in STOP_TYPES:
+                events.finished_at = await ends.after(last)
+            yield batch
+
+
+async def _recorded(container: Container, caller: Caller, run_id: str, part: int) -> AsyncGenerator[EventBatch]:
+    """Yield what is on disk, in batches that end with a stop or hold none, until a part of the run is over."""
+    waits = part
+    position = 0
+    early: list[SequencedEvent] = []
+    while True:
+        before = position
+        async with aclosing(container.runs.events(caller, run_id, position)) as batches:
+            async for batch in batches:
+                _take_back(early, batch.events)
+                early.extend(batch.events)
+                ready = [item for item in early if item.sequence <= batch.recorded]
+                del early[: len(ready)]
+                for piece in _until_stops(ready):
+                    position = piece[-1].sequence
+                    yield EventBatch(piece, batch.recorded)
+                    last = type(piece[-1].event)
+                    waits -= last is RunWaiting
+                    if last in TERMINAL_TYPES or not waits:
+                        return
+        early.clear()
+        if position == before:
+            return  # it has ended, and has no more to tell
+
+
+def is_whole(events: Sequence[SequencedEvent]) -> bool:
+    """Tell whether nothing is missing from the log of a run: in time, deltas are deleted, and then all but the end."""
+    return all(item.sequence == number for number, item in enumerate(events, 1))
+
+
+def _take_back(early: list[SequencedEvent], told: Sequence[SequencedEvent]) -> None:
+    """Forget early events whose numbers are given anew: the attempt that told them was lost."""
+    if told:
+        while early and early[-1].sequence >= told[0].sequence:
+            early.pop()
+
+
+def _until_stops(events: Sequence[SequencedEvent]) -> Iterator[Sequence[SequencedEvent]]:
+    first = 0
+    for index, item in enumerate(events, 1):
+        if type(item.event) in STOP_TYPES:
+            yield events[first:index]
+            first = index
+    if first < len(events):
+        yield events[first:]
+
+
+class _EndTimes:
+    """When a run ended or began to wait: the log holds no times."""
+
+    def __init__(self, container: Container, caller: Caller, run_id: str) -> None:
+        self._container = container
+        self._caller = caller
+        self._run_id = run_id
+        self._asked: set[tuple[str, str]] = set()
+
+    def saw(self, event: RunEvent) -> None:
+        """Note a request for approval: the run waits since it was written."""
+        if isinstance(event, ApprovalRequested):
+            self._asked.add((event.call_id, event.scope))
+
+    async def after(self, event: RunEvent) -> int | None:
+        """Return the time of a stop, in seconds since 1970."""
+        runs = self._container.runs
+        if not isinstance(event, RunWaiting):
+            return _seconds((await runs.result(self._caller, self._run_id)).timings.finished_at)
+        asked = [
+            approval.requested_at
+            for approval in await runs.approvals(self._caller, self._run_id)
+            if (approval.request.call_id, approval.request.scope) in self._asked
+        ]
+        return _seconds(max(asked)) if asked else None
+
+
+def _seconds(moment: datetime) -> int:
+    return int(moment.timestamp())
+
+
+def _rebuilt(run: Run, result: RunResult, client_tools: frozenset[str]) -> Iterator[RunEvent]:
+    """Yield what a run's log has told of its items, from its result, when the log is gone but for its end."""
+    yield RunStarted(run.id, run.conversation_id, run.agent, 1)
+    for item in result.items[len(run.input) :]:
+        kind = str(item.get("type", ""))
+        call_id = str(item.get("call_id", ""))
+        if kind.endswith(_OUTPUTS):
+            yield ToolOutput(call_id, "", str(item.get("output", "")), run.agent, 0)
+            continue
+        yield ItemDone({"type": "message", **item}, "", run.agent)
+        if is_own_call(item, client_tools):
+            yield ToolStarted(call_id, call_name(item), call_arguments(item), run.agent)
+
+
+def _frame(event: dict[str, Any]) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), encode(event))

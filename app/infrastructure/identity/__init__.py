@@ -1,0 +1,1 @@
+"""Identity providers: tokens that others sign."""

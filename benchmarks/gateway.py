@@ -1,0 +1,173 @@
+"""Server CPU per call of an upstream model: ours, with keys, limits and records, against a minimal pass-through."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+from app.bootstrap import open_container, upgrade_database
+from app.domain.models.access import NewKey
+from benchmarks.clients import Server
+from benchmarks.databases import Database
+from benchmarks.gateway_server import gateway_settings
+from benchmarks.measuring import Contestant, Sample, Scale, cpu_ms, in_turns, p50_ms, ratio_of
+from benchmarks.report import print_table
+from benchmarks.upstream_server import CHUNKS, FRAMES, MODEL
+
+TARGET = 3.0
+MOST_GROWTH_MB = 16.0
+AT_ONCE = 8
+PEER_KEY = "sk-bench"
+_HEADER = ("call", "ms/call ours", "peer", "ratio", "target", "p50 ms ours", "peer")
+_END = b"\r\n0\r\n\r\n"
+
+
+async def measure(databases: list[Database], scale: Scale) -> None:
+    """Print the tables; SQLite only, as the peer writes."""
+    if find_spec("aiohttp") is None:
+        print("\n7. The gateway: not measured, as its peer needs the extra 'bench' (pip install -e '.[bench]').")
+        return
+    async with AsyncExitStack() as stack:
+        upstream = await stack.enter_async_context(Server.started("benchmarks.upstream_server"))
+        upstream_url = f"http://127.0.0.1:{upstream.port}/v1"
+        url = await stack.enter_async_context(databases[0].fresh())
+        peer_url = await stack.enter_async_context(databases[0].fresh())
+        settings = gateway_settings(url, upstream_url)
+        await upgrade_database(settings)
+        async with open_container(settings) as container:
+            key = (await container.keys.create(NewKey(organization_id="bench", name="bench"))).secret
+        own = Server.started("benchmarks.gateway_server", url, upstream_url)
+        other = Server.started("benchmarks.pass_through_server", upstream_url, peer_url.partition("///")[2])
+        ours, peer = await asyncio.gather(own.__aenter__(), other.__aenter__())
+        stack.push_async_exit(own)
+        stack.push_async_exit(other)
+        calls = {"plain chat": 16 if scale.is_quick else 400, f"{CHUNKS}-chunk stream": 4 if scale.is_quick else 48}
+        rows: list[list[object]] = []
+        for name, amount in calls.items():
+            rows.append([name, *_figures(await _samples(ours, key, peer, name, amount, scale))])
+        print_table(
+            f"7. Server CPU per call through the gateway ({AT_ONCE} at once, SQLite, uvicorn with uvloop and httptools)",
+            [
+                "ours: POST /v1/chat/completions for an upstream model: key, allowed models, limits, usage, price, a row",
+                "and a completion event a call, a log line; peer: aiohttp on both sides, one key, one row a call.",
+            ],
+            _HEADER,
+            rows,
+        )
+        await _print_growth(ours, key, 400 if scale.is_quick else 20_000)
+
+
+async def _samples(
+    ours: Server, key: str, peer: Server, name: str, amount: int, scale: Scale
+) -> dict[str, list[Sample]]:
+    stream = name.endswith("stream")
+    async with AsyncExitStack() as stack:
+        own = [await stack.enter_async_context(_connected(ours, key)) for _ in range(AT_ONCE)]
+        other = [await stack.enter_async_context(_connected(peer, PEER_KEY)) for _ in range(AT_ONCE)]
+        contestants = {
+            "ours": Contestant(partial(_all, own, stream, amount), None, ours.cpu_s),
+            "peer": Contestant(partial(_all, other, stream, amount), None, peer.cpu_s),
+        }
+        return await in_turns(contestants, scale)
+
+
+class ChatClient:
+    """One kept connection; one call at a time, read to its end and checked."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, key: str) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._requests = {stream: _request(key, stream=stream) for stream in (False, True)}
+
+    async def chat(self, *, stream: bool) -> float:
+        """Ask; returns how many seconds it took to the last byte."""
+        started = time.perf_counter()
+        self._writer.write(self._requests[stream])
+        head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
+        if not head.startswith(b"http/1.1 200 "):
+            raise RuntimeError(f"the server answered: {head[:300]!r}")
+        if stream:
+            body = await self._reader.readuntil(_END)
+            if body.count(b'"delta"') != CHUNKS or b"[DONE]" not in body:
+                raise RuntimeError("the stream is not whole")
+        else:
+            length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
+            await self._reader.readexactly(length)
+        return time.perf_counter() - started
+
+    def close(self) -> None:
+        """Hang up."""
+        self._writer.close()
+
+
+def _request(key: str, *, stream: bool) -> bytes:
+    question = {"role": "user", "content": "Which way does the river go, and what does one see on its banks?"}
+    asked = {"model": MODEL, "messages": [question], "stream": stream}
+    if stream:
+        asked["stream_options"] = {"include_usage": True}
+    body = json.dumps(asked).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n"
+    return f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+class _connected:  # noqa: N801 - reads as a word in a with statement
+    def __init__(self, server: Server, key: str) -> None:
+        self._server = server
+        self._key = key
+
+    async def __aenter__(self) -> ChatClient:
+        streams = await asyncio.open_connection("127.0.0.1", self._server.port, limit=1 << 20)
+        self._client = ChatClient(*streams, self._key)
+        return self._client
+
+    async def __aexit__(self, *_: object) -> None:
+        self._client.close()
+
+
+async def _all(clients: Sequence[ChatClient], stream: bool, amount: int) -> list[float]:
+    """Share out the calls; every client has one open at a time."""
+    left = iter(range(amount))
+
+    async def work(client: ChatClient) -> list[float]:
+        return [await client.chat(stream=stream) for _ in left]
+
+    return [time_s for times in await asyncio.gather(*map(work, clients)) for time_s in times]
+
+
+def _figures(samples: dict[str, list[Sample]]) -> list[object]:
+    ours, peer = samples["ours"], samples["peer"]
+    ratio = ratio_of(ours, peer)
+    return [cpu_ms(ours), cpu_ms(peer), str(ratio), ratio.verdict(TARGET), p50_ms(ours), p50_ms(peer)]
+
+
+async def _print_growth(ours: Server, key: str, amount: int) -> None:
+    """Print how much memory the server takes before and after many calls."""
+    resident_mb: Callable[[], float] = partial(_resident_mb, ours.pid)
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(_connected(ours, key)) for _ in range(AT_ONCE)]
+        await _all(clients, False, min(2_000, amount))  # the allocator settles
+        rows: list[list[object]] = []
+        first = resident_mb()
+        for quarter in range(1, 5):
+            await _all(clients, False, amount // 4)
+            rows.append([amount * quarter // 4, resident_mb(), resident_mb() - first])
+    growth = resident_mb() - first
+    print_table(
+        f"8. Memory of the gateway over {amount} calls",
+        [
+            f"from {first:.1f} MB after a warm-up; {'PASS' if growth <= MOST_GROWTH_MB else 'over'} <= {MOST_GROWTH_MB} MB"
+        ],
+        ("calls", "resident MB", "growth MB"),
+        rows,
+    )
+
+
+def _resident_mb(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 / 1e6
+
+
+assert len(FRAMES) == CHUNKS + 2
