@@ -1,6 +1,5 @@
 """Builds every object from the settings; the only place that knows all of them. Read it from top to bottom."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -8,12 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.domain.errors import AppError, ConfigurationError
-from app.domain.run_ports import RunJournal
+from app.domain.run_ports import RunJournal, Wakeups
 from app.infrastructure.clock import SystemClock
 from app.infrastructure.dispatch.in_process import InProcessDispatcher
 from app.infrastructure.gateway.upstream import build_upstream
@@ -61,15 +59,13 @@ from app.services.gateway_models import AllowedModels
 from app.services.gateway_records import CallRecorder, RecordLimits
 from app.services.keys import KeyService
 from app.services.memory import OpenAIRuntime
-from app.services.retention import RetentionAges, RetentionService
+from app.services.retention import RetentionAges, RetentionService, pruning
 from app.services.run_log import LogTimes
 from app.services.run_requests import RunLimits
 from app.services.runs import RunService
 from app.services.threads import ThreadService
 from app.services.usage import UsageService
 from app.settings import Settings, load_settings
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,14 +161,7 @@ async def open_container(
             wakeups=wakeups,
             limits=_execution_limits(settings),
         )
-        dispatcher = InProcessDispatcher(
-            journal,
-            wakeups,
-            lease_s=settings.runs.lease_s,
-            poll_s=settings.runs.poll_s,
-            max_running=settings.runs.max_running,
-            take_over=take_over,
-        )
+        dispatcher = _dispatcher(settings, journal, wakeups, take_over=take_over)
         executions.on_cancel(dispatcher.cancel)
         runs = RunService(
             provider=provider,
@@ -186,14 +175,9 @@ async def open_container(
         await dispatcher.start(executions.execute, executions.stop)
         stack.push_async_callback(dispatcher.stop, settings.runs.shutdown_grace_s)
         if take_over:
-            pruning = asyncio.create_task(_prune_forever(runs, settings.journal.prune_every_s), name="prune")
-            stack.push_async_callback(_ended, pruning)
+            await stack.enter_async_context(pruning(runs.prune, settings.journal.prune_every_s))
 
-        access_store = SqlAccessStore(engine)
-        access = AccessService(access_store, clock, host=settings.server.host, tokens=_identity_tokens(settings))
-        await access.start()
-        stack.push_async_callback(access.aclose)
-
+        access, keys = await _open_access(settings, engine, provider, stack)
         yield Container(
             settings=settings,
             provider=provider,
@@ -206,7 +190,7 @@ async def open_container(
             memory=OpenAIRuntime(SqlRuntimeMemoryStore(engine)),
             gateway=await _open_gateway(settings, engine, stack),
             access=access,
-            keys=KeyService(access_store, provider, clock, on_change=access.forget),
+            keys=keys,
             journal=journal,
             ready=partial(readiness, engine),
         )
@@ -320,6 +304,16 @@ async def _open_gateway(settings: Settings, engine: AsyncEngine, stack: AsyncExi
     )
 
 
+async def _open_access(
+    settings: Settings, engine: AsyncEngine, provider: OpenAIAgentProvider, stack: AsyncExitStack
+) -> tuple[AccessService, KeyService]:
+    store, clock = SqlAccessStore(engine), SystemClock()
+    access = AccessService(store, clock, host=settings.server.host, tokens=_identity_tokens(settings))
+    await access.start()
+    stack.push_async_callback(access.aclose)
+    return access, KeyService(store, provider, clock, on_change=access.forget)
+
+
 def _identity_tokens(settings: Settings) -> OidcTokens | None:
     oidc = settings.oidc
     needed = {"APP_OIDC_ISSUER": oidc.issuer, "APP_OIDC_AUDIENCE": oidc.audience, "APP_OIDC_JWKS_URL": oidc.jwks_url}
@@ -330,6 +324,13 @@ def _identity_tokens(settings: Settings) -> OidcTokens | None:
         raise ConfigurationError(f"{missing} is not set. Tokens of an identity provider need {', '.join(needed)}.")
     claims = OidcClaims(oidc.issuer, oidc.audience, oidc.organization_claim, oidc.user_claim, oidc.scopes_claim)
     return build_tokens(claims, oidc.jwks_url, SystemClock())
+
+
+def _dispatcher(settings: Settings, journal: RunJournal, wakeups: Wakeups, *, take_over: bool) -> InProcessDispatcher:
+    runs = settings.runs
+    return InProcessDispatcher(
+        journal, wakeups, lease_s=runs.lease_s, poll_s=runs.poll_s, max_running=runs.max_running, take_over=take_over
+    )
 
 
 def _run_limits(settings: Settings) -> RunLimits:
@@ -354,23 +355,6 @@ def _execution_limits(settings: Settings) -> ExecutionLimits:
 def _retention_ages(settings: Settings) -> RetentionAges:
     journal = settings.journal
     return RetentionAges(journal.keep_deltas_d, journal.keep_steps_d, journal.prune_batch_rows)
-
-
-async def _prune_forever(runs: RunService, every_s: float) -> None:
-    """Delete what is too old, again and again; a database that is away is asked again next time."""
-    while True:
-        await asyncio.sleep(every_s)
-        try:
-            pruned = await runs.prune()
-        except AppError as error:
-            log.warning("prune_failed", code=error.code)
-        else:
-            log.info("pruned", deltas=pruned.delta_rows, events=pruned.event_rows, steps=pruned.step_rows)
-
-
-async def _ended(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    await asyncio.wait((task,))
 
 
 def _provider_options(settings: Settings) -> ProviderOptions:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 from app.bootstrap import open_container, upgrade_database
@@ -28,9 +27,6 @@ _END = b"\r\n0\r\n\r\n"
 
 async def measure(databases: list[Database], scale: Scale) -> None:
     """Print the tables; SQLite only, as the peer writes."""
-    if find_spec("aiohttp") is None:
-        print("\n7. The gateway: not measured, as its peer needs the extra 'bench' (pip install -e '.[bench]').")
-        return
     async with AsyncExitStack() as stack:
         upstream = await stack.enter_async_context(Server.started("benchmarks.upstream_server"))
         upstream_url = f"http://127.0.0.1:{upstream.port}/v1"
@@ -50,10 +46,10 @@ async def measure(databases: list[Database], scale: Scale) -> None:
         for name, amount in calls.items():
             rows.append([name, *_figures(await _samples(ours, key, peer, name, amount, scale))])
         print_table(
-            f"7. Server CPU per call through the gateway ({AT_ONCE} at once, SQLite, uvicorn with uvloop and httptools)",
+            f"7. Server CPU per call of an upstream model ({AT_ONCE} at once, SQLite, uvloop, httptools)",
             [
-                "ours: POST /v1/chat/completions for an upstream model: key, allowed models, limits, usage, price, a row",
-                "and a completion event a call, a log line; peer: aiohttp on both sides, one key, one row a call.",
+                "ours: POST /v1/chat/completions with a key, allowed models, limits, usage, price, and a row,",
+                "a completion event and a log line a call; peer: aiohttp on both sides, one key, one row a call.",
             ],
             _HEADER,
             rows,
@@ -69,8 +65,8 @@ async def _samples(
         own = [await stack.enter_async_context(_connected(ours, key)) for _ in range(AT_ONCE)]
         other = [await stack.enter_async_context(_connected(peer, PEER_KEY)) for _ in range(AT_ONCE)]
         contestants = {
-            "ours": Contestant(partial(_all, own, stream, amount), None, ours.cpu_s),
-            "peer": Contestant(partial(_all, other, stream, amount), None, peer.cpu_s),
+            "ours": Contestant(partial(_all, own, stream=stream, amount=amount), None, ours.cpu_s),
+            "peer": Contestant(partial(_all, other, stream=stream, amount=amount), None, peer.cpu_s),
         }
         return await in_turns(contestants, scale)
 
@@ -128,7 +124,7 @@ class _connected:  # noqa: N801 - reads as a word in a with statement
         self._client.close()
 
 
-async def _all(clients: Sequence[ChatClient], stream: bool, amount: int) -> list[float]:
+async def _all(clients: Sequence[ChatClient], *, stream: bool = False, amount: int) -> list[float]:
     """Share out the calls; every client has one open at a time."""
     left = iter(range(amount))
 
@@ -149,17 +145,17 @@ async def _print_growth(ours: Server, key: str, amount: int) -> None:
     resident_mb: Callable[[], float] = partial(_resident_mb, ours.pid)
     async with AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(_connected(ours, key)) for _ in range(AT_ONCE)]
-        await _all(clients, False, min(2_000, amount))  # the allocator settles
+        await _all(clients, amount=min(2_000, amount))  # the allocator settles
         rows: list[list[object]] = []
         first = resident_mb()
         for quarter in range(1, 5):
-            await _all(clients, False, amount // 4)
+            await _all(clients, amount=amount // 4)
             rows.append([amount * quarter // 4, resident_mb(), resident_mb() - first])
-    growth = resident_mb() - first
+    verdict = "PASS" if resident_mb() - first <= MOST_GROWTH_MB else "over"
     print_table(
         f"8. Memory of the gateway over {amount} calls",
         [
-            f"from {first:.1f} MB after a warm-up; {'PASS' if growth <= MOST_GROWTH_MB else 'over'} <= {MOST_GROWTH_MB} MB"
+            f"from {first:.1f} MB after a warm-up; {verdict} <= {MOST_GROWTH_MB} MB",
         ],
         ("calls", "resident MB", "growth MB"),
         rows,

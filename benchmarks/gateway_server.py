@@ -1,11 +1,13 @@
 """`python -m benchmarks.gateway_server PORT URL UPSTREAM`: our application as it is served, as a gateway."""
 
 import sys
+from functools import partial
 
 import uvicorn
 
-from app.api.application import create_app
+from app.api.application import create_app, stop_streams
 from app.bootstrap import set_up_logs
+from app.cli.http_server import HttpServer
 from app.settings import Settings, load_settings
 from benchmarks.instant_model import SERVER_OPTIONS
 
@@ -22,6 +24,6 @@ def gateway_settings(url: str, upstream: str) -> Settings:
 if __name__ == "__main__":
     settings = gateway_settings(sys.argv[2], sys.argv[3])
     set_up_logs(settings)
-    uvicorn.run(
-        create_app(settings=settings), port=int(sys.argv[1]), access_log=False, log_config=None, **SERVER_OPTIONS
-    )
+    application = create_app(settings=settings)
+    config = uvicorn.Config(application, port=int(sys.argv[1]), access_log=False, log_config=None, **SERVER_OPTIONS)
+    HttpServer(config, partial(stop_streams, application)).run()

@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.api.errors import ErrorEnvelope, HttpError, error_reply, http_error_reply
 from app.api.json_replies import JsonReply
 from app.api.loopback import foreign_page
-from app.api.middleware import header
+from app.api.middleware import header, path_of
 from app.api.openai.access import PRINCIPAL
 from app.domain.errors import AppError
 from app.domain.models.access import Credentials, Principal, Refusal, RefusalReason
@@ -79,7 +79,7 @@ def is_open(path: str) -> bool:
 
 async def _admit(scope: Scope) -> JsonReply | None:
     """Leave the principal in the scope, or return the refusal."""
-    opened = is_open(_path(scope))
+    opened = is_open(path_of(scope))
     access = _access(scope)
     if access is None:
         if opened:
@@ -113,13 +113,6 @@ def refusal_reply(refusal: Refusal) -> JsonReply:
 def _access(scope: Scope) -> AccessService | None:
     container: Any = getattr(scope["app"].state, "container", None)
     return None if container is None else container.access
-
-
-def _path(scope: Scope) -> str:
-    """Return the path as the app's own routes see it, without what it is mounted at."""
-    path: str = scope["path"]
-    mounted: str = scope.get("root_path", "")
-    return path[len(mounted) :] if mounted and path.startswith(f"{mounted}/") else path
 
 
 def _bearer_token(scope: Scope) -> str | None:

@@ -20,10 +20,11 @@ from app.api.errors import (
     handle_validation_error,
 )
 from app.api.middleware import BodyDeadline, JsonBodies, RequestContext, RequestLimit
-from app.api.openai import embeddings, keys, responses, usage
+from app.api.openai import chat_completions, embeddings, keys, models, responses, usage
 from app.api.openai.access import principal_of
+from app.api.openai.upstream_shortcut import UpstreamShortcut
 from app.api.openapi import describe
-from app.api.routes import approvals, catalog, chat, conversations, health, runs, sessions
+from app.api.routes import ag_ui, ai_sdk, approvals, catalog, chat, conversations, health, runs, sessions
 from app.api.sse import EventStreams
 from app.bootstrap import AgentSource, ContextFactory, open_container
 from app.domain.errors import AppError
@@ -33,6 +34,8 @@ ROUTERS = (
     # The framework tries them in this order for every request: what is called most, and costs least, comes first.
     embeddings.router,
     responses.router,
+    chat_completions.router,
+    models.router,
     health.router,
     sessions.router,
     chat.router,
@@ -42,6 +45,8 @@ ROUTERS = (
     catalog.router,
     keys.router,
     usage.router,
+    ai_sdk.router,
+    ag_ui.router,
 )
 DESCRIPTION = (
     "OpenAI Agents SDK agents as a service: durable sessions, accounted runs, streamed. "
@@ -111,6 +116,7 @@ def create_app(
             Middleware(AccessGate),
             Middleware(BodyDeadline, timeout_s=settings.server.body_timeout_s),
             Middleware(JsonBodies, max_body_bytes=settings.server.max_body_bytes),
+            Middleware(UpstreamShortcut),
         ],
         exception_handlers={
             AppError: handle_app_error,

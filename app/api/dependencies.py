@@ -43,10 +43,10 @@ async def session_of(access: Principal, container: Container, session_id: str) -
         SessionNotFound: it does not exist, or belongs to another organization or user than the key.
     """
     session = await container.client_sessions.get(session_id)
-    if access.keyless:
-        return session
     mine, theirs = access.caller, session.caller
-    if theirs.organization_id != mine.organization_id or mine.user_id not in {None, theirs.user_id}:
+    if not access.keyless and (
+        theirs.organization_id != mine.organization_id or mine.user_id not in {None, theirs.user_id}
+    ):
         raise SessionNotFound(session_id)
     return replace(session, caller=replace(theirs, project_id=mine.project_id, api_key_id=mine.api_key_id))
 

@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _JSON: Final = re.compile(rb"application/([\w.+-]+\+)?json\s*(;|$)", re.IGNORECASE)
 
-_PROBES: Final = ("/healthz", "/readyz")
+_PROBES: Final = frozenset({"/healthz", "/readyz"})
 
 _HEADERS: Final = (
     (b"x-content-type-options", b"nosniff"),
@@ -81,7 +81,7 @@ class RequestLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request; see ASGI."""
-        if scope["type"] != "http" or scope["path"].endswith(_PROBES):
+        if scope["type"] != "http" or path_of(scope) in _PROBES:
             await self._app(scope, receive, send)
             return
         if self._under_way >= self._max_requests:
@@ -180,6 +180,13 @@ class JsonBodies:
 def header(scope: Scope, name: bytes) -> bytes | None:
     """Return the first header of that name (lower case); None when there is none."""
     return next((value for key, value in scope["headers"] if key == name), None)
+
+
+def path_of(scope: Scope) -> str:
+    """Return the path as the app's own routes see it, without what it is mounted at."""
+    path: str = scope["path"]
+    mounted: str = scope.get("root_path", "")
+    return path[len(mounted) :] if mounted and path.startswith(f"{mounted}/") else path
 
 
 def _completed(headers: Iterable[tuple[bytes, bytes]], request_id: bytes) -> list[tuple[bytes, bytes]]:

@@ -13,7 +13,7 @@ from app.cli.failures import CommandFailed
 from app.cli.options import Place, command
 from app.cli.output import UNKNOWN, Column, moment, notice, print_json, print_line, print_table
 from app.cli.system import system
-from app.domain.models.access import ApiKey, IssuedKey, KeyPage, NewKey, Project, Scope
+from app.domain.models.access import ApiKey, IssuedKey, KeyPage, NewKey, Project
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Organization = Annotated[str, typer.Option("--organization", metavar="ID", help="Organization it belongs to.")]
@@ -34,9 +34,13 @@ class KeyAsked:
     ] = None
     name: Annotated[str, typer.Option("--name", help="What it is called in lists.")] = "key"
     scopes: Annotated[
-        list[Scope],
-        typer.Option("--scope", help="What it may do; name it more than once. None: read and write."),
-    ] = field(default_factory=list[Scope])
+        list[str],
+        typer.Option(
+            "--scope",
+            metavar="read|write|usage|admin",
+            help="What it may do; name it more than once. None: read and write.",
+        ),
+    ] = field(default_factory=list[str])
     agents: Annotated[
         list[str],
         typer.Option("--agent", metavar="KEY", help="Agent it may run; name it more than once. None: all."),

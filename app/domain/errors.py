@@ -156,10 +156,21 @@ class ProviderRejected(ProviderError):
 
     code = "provider_rejected"
 
-    def __init__(self, public_message: str, *, upstream_status: int | None, request_id: str | None = None) -> None:
-        """`upstream_status` is its HTTP status, None when the answer could not be read at all."""
+    def __init__(
+        self,
+        public_message: str,
+        *,
+        upstream_status: int | None,
+        request_id: str | None = None,
+        incomplete_reason: str | None = None,
+    ) -> None:
+        """`upstream_status` is its HTTP status, None when the answer could not be read at all.
+
+        `incomplete_reason`: why it stopped in the middle of an answer, in its own words, e.g. `max_output_tokens`.
+        """
         super().__init__(public_message, retryable=False, request_id=request_id)
         self.upstream_status: Final = upstream_status
+        self.incomplete_reason: Final = incomplete_reason
 
 
 class RunError(AppError):

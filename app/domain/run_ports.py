@@ -299,9 +299,7 @@ class RunJournal(Protocol):
         ...
 
     async def note(self, caller: Caller, run_id: str, values: Mapping[str, Any]) -> None:
-        """Put values beside the metadata of a run, for those who read it with `accepted`; they replace earlier ones.
-
-        What has been told of the run (its completion event) stays as it was.
+        """Put values among what the surface of a run keeps with it (`RunOptions.surface`); they replace earlier ones.
 
         Raises:
             RunNotFound: it does not exist for this tenant.

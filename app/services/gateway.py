@@ -93,9 +93,19 @@ class GatewayService:
         self._open_calls = 0
 
     @property
+    def is_on(self) -> bool:
+        """Whether any model may be called at all."""
+        return self._models.any
+
+    @property
     def open_calls(self) -> int:
         """Calls that are under way."""
         return self._open_calls
+
+    @property
+    def dropped_records(self) -> int:
+        """Calls of this process that were never recorded; see `CallRecorder`."""
+        return self._recorder.dropped
 
     def allows(self, model: str, access: Principal) -> bool:
         """Tell whether someone may call a model; see `AllowedModels`."""

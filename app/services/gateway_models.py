@@ -32,6 +32,11 @@ class AllowedModels:
         self._listed: Sequence[str] = ()
         self._good_until = 0.0
 
+    @property
+    def any(self) -> bool:
+        """Whether there may be one."""
+        return self._upstream is not None and bool(self._names or self._patterns)
+
     def allows(self, model: str, access: Principal) -> bool:
         """Tell whether someone may call a model. Whether it exists is the upstream's to say."""
         if self._upstream is None or not access.may_use_model(model):

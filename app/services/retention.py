@@ -1,11 +1,19 @@
 """How long what is recorded of finished runs is kept."""
 
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import structlog
+
+from app.domain.errors import AppError
 from app.domain.models.runs import Expiry, Pruned
 from app.domain.ports import Clock
 from app.domain.run_ports import RunRetention
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +43,26 @@ class RetentionService:
 
     def _before(self, days: float | None) -> datetime | None:
         return None if days is None else self._clock.now() - timedelta(days=days)
+
+
+@asynccontextmanager
+async def pruning(prune: Callable[[], Awaitable[Pruned]], every_s: float) -> AsyncGenerator[None]:
+    """Delete what is too old, again and again, until the block ends."""
+    task = asyncio.create_task(_prune_forever(prune, every_s), name="prune")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+
+
+async def _prune_forever(prune: Callable[[], Awaitable[Pruned]], every_s: float) -> None:
+    """Prune; a database that is away is asked again next time."""
+    while True:
+        await asyncio.sleep(every_s)
+        try:
+            pruned = await prune()
+        except AppError as error:
+            log.warning("prune_failed", code=error.code)
+        else:
+            log.info("pruned", deltas=pruned.delta_rows, events=pruned.event_rows, steps=pruned.step_rows)

@@ -83,10 +83,8 @@ async def test_every_route_wants_a_scope(keyed: tuple[Served, str]) -> None:
             needed = "usage" if re.search("/(usage|costs)", path) else "admin"
         secret = await key_of(served, scopes=EVERYTHING - {needed})
         reply = await served.http.request(method, url_of(path), headers=bearing(secret), json={})
-        assert reply.status_code in {400, 403}, (method, path)
-        if reply.status_code == 403:
-            assert code_of(reply) == "insufficient_permissions"
-            assert f"Missing scope: {needed}." in reply.json()["error"]["message"]
+        assert (reply.status_code, code_of(reply)) == (403, "insufficient_permissions"), (method, path)
+        assert f"Missing scope: {needed}." in reply.json()["error"]["message"]
         enough = await key_of(served, scopes=frozenset({needed}))
         reply = await served.http.request(method, url_of(path), headers=bearing(enough), json={})
         assert reply.status_code not in {401, 403} or code_of(reply) == "session_required", (method, path, reply.text)
@@ -269,7 +267,7 @@ async def test_requests_cost_no_look_up_and_uses_are_written_later(
     assert datetime.now(UTC) - used_at < timedelta(seconds=60)
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "", "::", "10.0.0.1", "example.org", "localhost.example.org", "*"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "example.org"])
 async def test_others_are_not_served_before_there_is_a_key(database_file: str, host: str) -> None:
     app = create_app(settings=settings_of(database_file, server={"host": host}))
     with pytest.raises(ConfigurationError, match=r"HOST.*durable-agents keys create"):

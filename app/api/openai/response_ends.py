@@ -20,9 +20,14 @@ _STOPPED_BY_SOMEONE: Final = frozenset({"user", "interrupted"})
 _INCOMPLETE_REASONS: Final = frozenset({"max_output_tokens", "content_filter"})
 
 
-def end_of(event: TerminalEvent | RunWaiting, usage: TokenUsage, finished_at: int | None) -> ResponseEnd:
-    """Return how a response ended with this event; one that waits for approvals is completed."""
+def end_of(event: TerminalEvent | RunWaiting, usage: TokenUsage, finished_at: int | None, *, cut: bool) -> ResponseEnd:
+    """Return how a response ended with this event; one that waits for approvals is completed.
+
+    `cut`: its last message is incomplete.
+    """
     match event:
+        case RunCompleted() if cut:
+            return ResponseEnd("incomplete", incomplete="max_output_tokens", usage=usage)
         case RunCompleted() | RunWaiting():
             return ResponseEnd("completed", usage=usage, finished_at=finished_at)
         case RunCancelled() if event.reason in _STOPPED_BY_SOMEONE:

@@ -326,9 +326,14 @@ class ResponseEvents:
         for item in self._calls.values():
             self._break_call(item, event)
         self._calls.clear()
-        self.end = end_of(event, usage, self.finished_at)
+        self.end = end_of(event, usage, self.finished_at, cut=self._is_cut())
         response = self.head.response(self.end, self.output)
         self._told.append(_about(_FINAL_EVENTS[self.end.status], response))
+
+    def _is_cut(self) -> bool:
+        """Tell whether the last answer ends before it is complete, as its endpoint says."""
+        last = next((item.value for item in reversed(self._items) if item.value is not None and not item.void), None)
+        return last is not None and last["type"] == "message" and last["status"] == "incomplete"
 
     def _break_call(self, item: OpenItem, event: TerminalEvent | RunWaiting) -> None:
         if not isinstance(event, RunFailed):

@@ -31,11 +31,14 @@ _EXPECTED: Final[Mapping[str, str]] = {
 }
 _PARAMS: Final[Mapping[str, str]] = {
     "agent": "model",
+    "callId": "input",
     "client_tools": "tools",
     "conversation_id": "conversation",
+    "decisions": "input",
     "idempotency_key": "Idempotency-Key",
     "on_busy": "conversation",
     "output_schema": "text.format.schema",
+    "runId": "input",
 }
 """What services call otherwise than this API."""
 
@@ -106,5 +109,5 @@ def wire_params() -> Generator[None]:
 def _wire(param: str | None) -> str | None:
     if param is None:
         return None
-    root, bracket, rest = param.partition("[")
+    root, bracket, rest = param.replace(".callId", ".approval_request_id").partition("[")
     return f"{_PARAMS.get(root, root)}{bracket}{rest}"

@@ -8,9 +8,6 @@ from app.api.openai.response_ids import ResponseId
 from app.domain.models.runs import RunOptions
 from app.domain.models.usage import TokenUsage
 
-RESERVED_METADATA: Final = "durable_agents.response"
-"""Where a run's metadata keeps what its Response object says back; no caller's own metadata may have this name."""
-
 SAID_BACK: Final[Mapping[str, Any]] = {
     "background": False,
     "max_output_tokens": None,
@@ -32,6 +29,8 @@ SAID_BACK: Final[Mapping[str, Any]] = {
 
 SAID_BACK_IF_GIVEN: Final = ("conversation", "prompt_cache_options", "prompt_cache_retention", "user")
 """Left out of a Response whose request did not have them."""
+
+_MODEL: Final = "response_model"
 
 Status = Literal["queued", "in_progress", "completed", "failed", "cancelled", "incomplete"]
 
@@ -99,34 +98,32 @@ class ResponseHead:
         return replace(self, id=replace(self.id, part=part))
 
 
-def kept_metadata(
-    metadata: Mapping[str, str], model: str, given: Mapping[str, Any], schema: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """Return what a run keeps as metadata so that any replica can say the whole Response.
+def kept_of(model: str, given: Mapping[str, Any], schema: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what a run keeps so that any replica can say the whole Response: its `surface`.
 
-    Instructions, tools and the schema of the answer are options of the run already, and are not kept twice.
+    Instructions, tools, metadata and the schema of the answer are options of the run already, and are not kept twice.
     """
-    kept = dict(given)
+    kept = {_MODEL: model, **given}
     if schema is not None:
-        text = kept["text"]
+        text = given["text"]
         kept["text"] = {**text, "format": {key: value for key, value in text["format"].items() if key != "schema"}}
-    return {**metadata, RESERVED_METADATA: {"model": model, **kept}}
+    return kept
 
 
 def head_of(response_id: ResponseId, options: RunOptions) -> ResponseHead | None:
     """Return the head of a response from its run's options; None when the run was not asked for as a response."""
-    kept = options.metadata.get(RESERVED_METADATA)
-    if not isinstance(kept, Mapping):
+    model = options.surface.get(_MODEL)
+    if not isinstance(model, str):
         return None
-    given: dict[str, Any] = {str(name): value for name, value in kept.items() if name != "model"}
+    given = {name: value for name, value in options.surface.items() if name != _MODEL}
     text = given.get("text")
     if isinstance(text, Mapping) and options.output_schema is not None:
         given["text"] = {**text, "format": {**text["format"], "schema": dict(options.output_schema)}}
     return ResponseHead(
         id=response_id,
-        model=str(kept["model"]),
+        model=model,
         given=given,
-        metadata={name: value for name, value in options.metadata.items() if name != RESERVED_METADATA},
+        metadata=options.metadata,
         instructions=options.instructions,
         tools=options.client_tools,
     )

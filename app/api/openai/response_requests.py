@@ -14,7 +14,7 @@ from app.api.json_values import shallow
 from app.api.openai.response_faults import fault_of, missing, refused, unknown, wrong_type, wrong_value
 from app.api.openai.response_ids import ResponseId, parsed_response_id
 from app.api.openai.response_inputs import AskedInput, asked_input
-from app.api.openai.response_objects import RESERVED_METADATA, SAID_BACK, SAID_BACK_IF_GIVEN, kept_metadata
+from app.api.openai.response_objects import SAID_BACK, SAID_BACK_IF_GIVEN, kept_of
 from app.api.output_schemas import checked_schema
 from app.domain.models.runs import RunOptions
 
@@ -80,7 +80,7 @@ class PromptCacheParam(_Body):
 class StreamParam(_Body):
     """How a stream is sent."""
 
-    include_obfuscation: bool | None = Field(default=None, description="Events are not padded: only false is taken.")
+    include_obfuscation: bool | None = Field(default=None, description="Pad deltas with random text; unset: false.")
 
 
 class ResponseCreate(_Body):
@@ -115,6 +115,24 @@ class ResponseCreate(_Body):
     user: str | None = Field(default=None, max_length=512)
 
 
+def request_schema() -> dict[str, Any]:
+    """Return the JSON schema of a body, without references: it stands in another document."""
+    schema = ResponseCreate.model_json_schema()
+    parts = schema.pop("$defs")
+    return {**_inlined(schema, parts), "required": ["input"]}  # answers to approvals need no model
+
+
+def _inlined(node: Any, parts: Mapping[str, Any]) -> Any:
+    if isinstance(node, list):
+        return [_inlined(item, parts) for item in cast("list[Any]", node)]
+    if not isinstance(node, dict):
+        return node
+    reference = cast("dict[str, Any]", node).get("$ref")
+    if isinstance(reference, str):
+        return _inlined(parts[reference.rpartition("/")[2]], parts)
+    return {name: _inlined(value, parts) for name, value in cast("dict[str, Any]", node).items()}
+
+
 @dataclass(frozen=True, slots=True)
 class AskedResponse:
     """What a request asks for."""
@@ -126,6 +144,8 @@ class AskedResponse:
     given: Mapping[str, Any]
     """What the request set of what a Response says back."""
     stream: bool
+    padded: bool
+    """Whether the deltas of the stream are padded."""
     background: bool
     store: bool
     previous: ResponseId | None
@@ -155,10 +175,11 @@ def asked_response(body: Mapping[str, Any], model: str) -> AskedResponse:
     given = _given(request, tools, format_given, conversation_id)
     options = RunOptions(
         model_settings=_settings(request, given),
-        metadata=kept_metadata(_metadata(request.metadata or {}), model, given, schema),
+        metadata=_metadata(request.metadata or {}),
         output_schema=schema,
         instructions=request.instructions,
         client_tools=tools,
+        surface=kept_of(model, given, schema),
     )
     return AskedResponse(
         model=model,
@@ -166,6 +187,7 @@ def asked_response(body: Mapping[str, Any], model: str) -> AskedResponse:
         options=options,
         given=given,
         stream=request.stream is True,
+        padded=request.stream_options is not None and request.stream_options.include_obfuscation is True,
         background=request.background is True,
         store=request.store is not False,
         previous=None if previous is None else parsed_response_id(previous, "previous_response_id"),
@@ -176,11 +198,8 @@ def asked_response(body: Mapping[str, Any], model: str) -> AskedResponse:
 def _check_stream(request: ResponseCreate) -> None:
     if request.background and request.store is False:
         raise wrong_value("background", "a background response is stored; it cannot go with store=false.")
-    if request.stream_options is not None:
-        if not request.stream:
-            raise wrong_value("stream_options", "it is for requests with stream=true only.")
-        if request.stream_options.include_obfuscation:
-            raise refused("stream_options.include_obfuscation", "events are not padded here.")
+    if request.stream_options is not None and not request.stream:
+        raise wrong_value("stream_options", "it is for requests with stream=true only.")
     if request.conversation is not None and request.previous_response_id is not None:
         message = "Mutually exclusive parameters: 'previous_response_id' and 'conversation'."
         raise HttpError(400, "mutually_exclusive_parameters", message, param="previous_response_id")
@@ -211,8 +230,6 @@ def _metadata(given: Mapping[str, Any]) -> dict[str, str]:
             raise wrong_value(param, f"a value is at most {MAX_METADATA_VALUE_CHARS} characters long.")
         if len(key) > MAX_METADATA_KEY_CHARS:
             raise wrong_value(param, f"a key is at most {MAX_METADATA_KEY_CHARS} characters long.")
-        if key == RESERVED_METADATA:
-            raise wrong_value(param, "this key is the server's own.")
     return dict(given)
 
 

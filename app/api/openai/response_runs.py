@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from app.api.errors import HttpError
-from app.api.openai.response_faults import wire_params, wrong_value
+from app.api.openai.response_faults import refused, wire_params, wrong_value
 from app.api.openai.response_ids import ResponseId, approval_call, parsed_response_id, response_not_found
 from app.api.openai.response_inputs import ApprovalAnswer
-from app.api.openai.response_objects import RESERVED_METADATA, SAID_BACK, ResponseHead, head_of
+from app.api.openai.response_objects import SAID_BACK, ResponseHead, head_of
 from app.api.openai.response_requests import AskedResponse
 from app.bootstrap import Container
 from app.domain.errors import ConversationNotFound, RunConflict, RunNotFound
@@ -19,7 +19,7 @@ from app.domain.models.events import ApprovalRequested, RunWaiting
 from app.domain.models.runs import FINAL_STATUSES, Run, RunRequest, RunStatus
 
 DELETED: Final = "deleted"
-"""What a run's reserved metadata say of a response that was deleted."""
+"""What a run's surface keeps of a response that was deleted."""
 
 _NOT_COMPARED: Final = frozenset({"previous_response_id", "conversation"})
 
@@ -69,6 +69,8 @@ async def started(
                 # What is not stored must not be in a conversation that stays.
                 fork = await _forked(container, caller, previous)
                 request = replace(request, conversation_id=fork)
+        elif asked.conversation_id is not None:
+            await _check_not_waiting(container, caller, asked.conversation_id)
         try:
             handle = await container.runs.start(request)
         except RunConflict as conflict:
@@ -129,8 +131,7 @@ async def deleted(container: Container, caller: Caller, response: FoundResponse)
     if len(page) == 1 and not more and "conversation" not in response.head.given:
         await container.conversations.delete(caller, run.conversation_id)
         return
-    kept = run.options.metadata[RESERVED_METADATA]
-    await container.journal.note(caller, run.id, {RESERVED_METADATA: {**kept, DELETED: True}})
+    await container.journal.note(caller, run.id, {DELETED: True})
 
 
 async def gone_on(container: Container, access: Principal, asked: AskedResponse) -> StartedResponse:
@@ -191,8 +192,7 @@ def _check_same(asked: AskedResponse, head: ResponseHead, run: Run) -> None:
         raise wrong_value("instructions", reason)
     if options.client_tools and [dict(tool) for tool in options.client_tools] != [dict(tool) for tool in head.tools]:
         raise wrong_value("tools", reason)
-    metadata = {name: value for name, value in options.metadata.items() if name != RESERVED_METADATA}
-    if metadata and metadata != head.metadata:
+    if options.metadata and options.metadata != head.metadata:
         raise wrong_value("metadata", reason)
     for name, value in options.model_settings.items():
         if run.options.model_settings.get(name) != value:
@@ -259,8 +259,7 @@ async def _previous(container: Container, caller: Caller, previous: ResponseId) 
     response = await _found(container, caller, previous, param)
     summary = await container.runs.summary(caller, previous.run_id)
     if summary.status is RunStatus.WAITING:
-        message = "The response waits for approvals: the input must answer them, as mcp_approval_response items."
-        raise HttpError(400, "approval_required", message, param="input")
+        raise _approval_required()
     if await container.runs.approvals(caller, previous.run_id, limit=1):
         last = (await _parts(container, caller, previous.run_id)).last
         if previous.part != last:
@@ -270,6 +269,22 @@ async def _previous(container: Container, caller: Caller, previous: ResponseId) 
     return response.run
 
 
+async def _check_not_waiting(container: Container, caller: Caller, conversation_id: str) -> None:
+    """Refuse an input that would stand behind a run that waits for a person, maybe for days."""
+    waiting, _ = await container.runs.list(
+        caller, statuses=[RunStatus.WAITING], conversation_id=conversation_id, limit=1
+    )
+    if waiting:
+        raise _approval_required()
+
+
+def _approval_required() -> HttpError:
+    message = "A response waits for approvals: the input must answer them, as mcp_approval_response items."
+    return HttpError(400, "approval_required", message, param="input")
+
+
 async def _forked(container: Container, caller: Caller, run: Run) -> str:
     """Return a new conversation that holds what the run's one held when the run had ended."""
-    return (await container.conversations.fork(caller, run.conversation_id, after_run_id=run.id)).id
+    # To be `(await container.conversations.fork(caller, run.conversation_id, after_run_id=run.id)).id`.
+    del container, caller, run
+    raise refused("previous_response_id", "only the latest response of a conversation can be followed.")

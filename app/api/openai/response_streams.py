@@ -5,6 +5,8 @@ one, and a client that goes on after that number would miss a part of the answer
 the log's next write, a few dozen milliseconds.
 """
 
+import asyncio
+import secrets
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from datetime import datetime
@@ -29,17 +31,23 @@ from app.domain.models.events import (
     ToolOutput,
     ToolStarted,
 )
-from app.domain.models.runs import Run, RunResult
+from app.domain.models.runs import FINAL_STATUSES, Run, RunResult
 
 _OUTPUTS: Final = "_output"
+_PADDED_BYTES: Final = 16
+"""A delta and its padding are a multiple of it long."""
 
 
 class ResponseFrames:
     """Turns the batches of one response into Server-Sent Events."""
 
-    def __init__(self, events: ResponseEvents, after: int | None = None) -> None:
-        """`after`: the number of the last event that the client has; None when it has none."""
+    def __init__(self, events: ResponseEvents, after: int | None = None, *, padded: bool = False) -> None:
+        """`after`: the number of the last event that the client has; None when it has none.
+
+        `padded`: deltas get a field of random text, so that who sees the traffic cannot tell words by their length.
+        """
         self._events = events
+        self._padded = padded
         self._after = -1 if after is None else after
         self._begun = False
 
@@ -49,7 +57,8 @@ class ResponseFrames:
         self._begun = True
         for item in batch.events:
             told += self._events.feed(item.event)
-        return b"".join(_frame(event) for event in told if event["sequence_number"] > self._after)
+        new = [event for event in told if event["sequence_number"] > self._after]
+        return b"".join(_frame(_padded(event) if self._padded else event) for event in new)
 
     def error(self, body: ErrorBody) -> bytes:
         """Return an error; it has the number of the event before it, so that a client goes on behind that one."""
@@ -100,7 +109,8 @@ async def told_batches(container: Container, caller: Caller, events: ResponseEve
     head = events.head
     ends = _EndTimes(container, caller, head.id.run_id)
     yield EventBatch((), 0)
-    async with aclosing(_recorded(container, caller, head.id.run_id, head.id.part)) as batches:
+    ends.expect()
+    async with aclosing(ends), aclosing(_recorded(container, caller, head.id.run_id, head.id.part)) as batches:
         async for batch in batches:
             for item in batch.events:
                 ends.saw(item.event)
@@ -165,6 +175,17 @@ class _EndTimes:
         self._caller = caller
         self._run_id = run_id
         self._asked: set[tuple[str, str]] = set()
+        self._result: asyncio.Task[RunResult] | None = None
+
+    def expect(self) -> None:
+        """Begin to wait for the end: whoever waits for it when it comes need not read it from the database."""
+        self._result = asyncio.create_task(self._container.runs.result(self._caller, self._run_id), name="await-end")
+
+    async def aclose(self) -> None:
+        """Stop waiting."""
+        if self._result is not None:
+            self._result.cancel()
+            await asyncio.gather(self._result, return_exceptions=True)
 
     def saw(self, event: RunEvent) -> None:
         """Note a request for approval: the run waits since it was written."""
@@ -175,7 +196,10 @@ class _EndTimes:
         """Return the time of a stop, in seconds since 1970."""
         runs = self._container.runs
         if not isinstance(event, RunWaiting):
-            return _seconds((await runs.result(self._caller, self._run_id)).timings.finished_at)
+            result = None if self._result is None else await self._result
+            if result is None or result.status not in FINAL_STATUSES:  # it waited when it was first looked at
+                result = await runs.result(self._caller, self._run_id)
+            return _seconds(result.timings.finished_at)
         asked = [
             approval.requested_at
             for approval in await runs.approvals(self._caller, self._run_id)
@@ -200,6 +224,13 @@ def _rebuilt(run: Run, result: RunResult, client_tools: frozenset[str]) -> Itera
         yield ItemDone({"type": "message", **item}, "", run.agent)
         if is_own_call(item, client_tools):
             yield ToolStarted(call_id, call_name(item), call_arguments(item), run.agent)
+
+
+def _padded(event: dict[str, Any]) -> dict[str, Any]:
+    delta = event.get("delta")
+    if delta is None:
+        return event
+    return {**event, "obfuscation": secrets.token_urlsafe(_PADDED_BYTES)[: _PADDED_BYTES - len(delta) % _PADDED_BYTES]}
 
 
 def _frame(event: dict[str, Any]) -> bytes:

@@ -14,11 +14,11 @@ from app.api.errors import HttpError
 from app.api.json_replies import JsonReply
 from app.api.openai.access import Access
 from app.api.openai.response_events import ResponseEvents
-from app.api.openai.response_faults import missing, refused, wrong_type, wrong_value
+from app.api.openai.response_faults import missing, wrong_type
 from app.api.openai.response_ids import response_not_found
 from app.api.openai.response_input_items import input_items, page_of
 from app.api.openai.response_objects import ResponseEnd
-from app.api.openai.response_requests import AskedResponse, ResponseCreate, asked_response
+from app.api.openai.response_requests import AskedResponse, asked_response, request_schema
 from app.api.openai.response_runs import FoundResponse, StartedResponse, deleted, forgotten, found, gone_on, started
 from app.api.openai.response_streams import ResponseFrames, is_whole, played, played_so_far, told_batches
 from app.api.openai.upstream import model_not_found, upstream_reply
@@ -57,7 +57,7 @@ _LIST: Final[dict[str, Any]] = {
 _BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
-        "content": {"application/json": {"schema": ResponseCreate.model_json_schema()}},
+        "content": {"application/json": {"schema": request_schema()}},
     }
 }
 
@@ -117,7 +117,12 @@ async def _reply(
     stored = head.given.get("store") is not False
     events = ResponseEvents(head)
     if asked.stream:
-        stream = streams.open(head.id.run_id, told_batches(container, caller, events), headers, ResponseFrames(events))
+        stream = streams.open(
+            head.id.run_id,
+            told_batches(container, caller, events),
+            headers,
+            ResponseFrames(events, padded=asked.padded),
+        )
         if not stored:
             stream.background = BackgroundTask(forgotten, container, caller, response)
         return stream
@@ -130,8 +135,20 @@ async def _reply(
 
 
 @router.post(
+    "/compact",
+    summary="Compact a conversation (not supported)",
+    responses=failures(400, 401),
+    response_class=JsonReply,
+    response_model=None,
+)
+async def compact_response(_access: Access) -> JsonReply:
+    """Refuse: agents manage what their models see by themselves."""
+    raise HttpError(400, "unsupported_endpoint", "Agents manage what their models see by themselves.")
+
+
+@router.post(
     "/input_tokens",
-    summary="Count the tokens of an input",
+    summary="Count the tokens of an input (not supported)",
     responses=failures(400, 401),
     response_class=JsonReply,
     response_model=None,
@@ -155,23 +172,23 @@ async def retrieve_response(
     container: Running,
     streams: Streaming,
     stream: Annotated[bool, Query(description="Send its events, and those to come.")] = False,
-    starting_after: Annotated[int | None, Query(ge=0, description="Only events with a higher number.")] = None,
-    include_obfuscation: Annotated[bool, Query(description="Events are not padded: only false is taken.")] = False,
+    starting_after: Annotated[
+        int | None, Query(ge=0, description="Of a stream: only events with a higher number.")
+    ] = None,
+    include_obfuscation: Annotated[bool, Query(description="Of a stream: pad deltas with random text.")] = False,
     include: Annotated[list[str] | None, Query(description="Everything that there is, is included.")] = None,
 ) -> Response:
     """Tell how a response stands or ended, or go on with its stream in the middle, whoever executes its run."""
     del include
-    if include_obfuscation:
-        raise refused("include_obfuscation", "events are not padded here.")
-    if starting_after is not None and not stream:
-        raise wrong_value("starting_after", "it is for stream=true only.")
     response = await found(container, access.caller, response_id)
     if not stream:
         return JsonReply(await _standing(container, access.caller, response))
     await _check_streamable(container, access.caller, response, starting_after)
     events = ResponseEvents(response.head)
     batches = told_batches(container, access.caller, events)
-    return streams.open(response.run.id, batches, frames=ResponseFrames(events, starting_after))
+    return streams.open(
+        response.run.id, batches, frames=ResponseFrames(events, starting_after, padded=include_obfuscation)
+    )
 
 
 @router.post(

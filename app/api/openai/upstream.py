@@ -43,14 +43,18 @@ async def upstream_reply(
     gateway = container.gateway
     if model is not None and not gateway.allows(model, access):
         raise model_not_found(model)
-    headers = [pair for pair in request.scope["headers"] if pair[0] in _PASSED]
     try:
-        asked = gateway.read(path, body, headers)
+        asked = gateway.read(path, body, passed_headers(request.scope))
     except InvalidInput as error:
         raise HttpError(400, error.code, error.public_message, param=error.param) from error
     if asked.model != model and not gateway.allows(asked.model, access):
         raise model_not_found(asked.model)
     return UpstreamReply(gateway, asked, access)
+
+
+def passed_headers(scope: Scope) -> list[Header]:
+    """Return the client's headers that go on to the upstream."""
+    return [pair for pair in scope["headers"] if pair[0] in _PASSED]
 
 
 def model_not_found(model: str) -> HttpError:

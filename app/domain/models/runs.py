@@ -63,6 +63,8 @@ class RunOptions:
     """Function tools that the caller executes, in the Responses format: `{"type": "function", "name", "description",
     "parameters", "strict"}`. A run whose model calls one completes with that call open (`RunResult.client_calls`); the
     input of the conversation's next run holds its `function_call_output`."""
+    surface: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What the surface that asked for the run needs to tell of it later, on any process; nothing else reads it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The public keys of an identity provider, fetched from its JWKS address and kept."""
 
 import asyncio
+import json
 from collections.abc import Mapping
 from typing import Final
 
@@ -45,7 +46,7 @@ class JwksKeys:
             ConnectionError: the keys cannot be read, and those from before are too old.
         """
         if key_id not in self._keys or self._clock.monotonic() - self._read_at > KEEP_S:
-            await self._refresh(key_id)
+            await self._refresh()
         if self._clock.monotonic() - self._read_at > STALE_S:
             raise ConnectionError("The keys of the identity provider cannot be read.")
         return self._keys.get(key_id)
@@ -54,7 +55,7 @@ class JwksKeys:
         """Close the connection to the provider."""
         await self._client.aclose()
 
-    async def _refresh(self, key_id: str | None) -> None:
+    async def _refresh(self) -> None:
         async with self._lock:
             now = self._clock.monotonic()
             if now - self._asked_at < ASK_EVERY_S:
@@ -64,7 +65,7 @@ class JwksKeys:
                 self._keys = await self._fetch()
                 self._read_at = now
             except (httpx2.HTTPError, httpx2.InvalidURL, PyJWTError, ValueError, TypeError, TimeoutError) as error:
-                log.warning("oidc_keys_unreadable", url=self._url, error=type(error).__name__, wanted=key_id)
+                log.warning("oidc_keys_unreadable", url=self._url, error=type(error).__name__)
             except asyncio.CancelledError:
                 self._asked_at = before  # it was not the provider that failed: the next one may ask at once
                 raise
@@ -77,7 +78,10 @@ class JwksKeys:
                 body += chunk
                 if len(body) > MAX_KEY_SET_BYTES:
                     raise ValueError("The key set is too large.")
-        keys = [key for key in PyJWKSet.from_json(body.decode()).keys if key.public_key_use in {None, "sig"}]
+        described = json.loads(body)
+        if not isinstance(described, dict):
+            raise ValueError("The key set is no JSON object.")
+        keys = [key for key in PyJWKSet.from_dict(described).keys if key.public_key_use in {None, "sig"}]
         found: dict[str | None, PyJWK] = {key.key_id: key for key in keys}
         if len(keys) == 1:
             found[None] = keys[0]  # the token need not name it

@@ -1,4 +1,4 @@
-"""Rows of several tables in one go: one round trip on PostgreSQL, one statement a table on SQLite."""
+"""Rows of several tables in one go: one round trip on PostgreSQL; on SQLite they go with the commit."""
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -10,6 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.infrastructure.persistence import json_text
+from app.infrastructure.persistence.sqlite_connection import deferred
 from app.infrastructure.persistence.tables import JsonText, run_approvals, run_steps, run_usage
 
 Rows = Sequence[Mapping[str, Any]]
@@ -34,8 +35,9 @@ async def insert_rows(connection: AsyncConnection, batches: Filled) -> None:
     if not filled:
         return
     if connection.dialect.name != "postgresql":
-        for table, rows in filled.items():
-            await connection.execute(_sqlite_insert(table), list(rows))
+        with deferred((await connection.get_raw_connection()).driver_connection):
+            for table, rows in filled.items():
+                await connection.execute(_sqlite_insert(table), list(rows))
         return
     await connection.execute(chained_inserts(shape_of(filled), None, "SELECT 1"), recordsets(filled))
 

@@ -53,13 +53,13 @@ class RunRequests(JournalPart):
             return status
 
     async def note(self, caller: Caller, run_id: str, values: Mapping[str, Any]) -> None:
-        """Put values beside a run's metadata; see the port."""
+        """Put values among those of a run's surface; see the port."""
         async with writing(self._engine) as connection:
             asked = of_caller(select(runs.c.options), caller, run_id).with_for_update()
             options = (await connection.execute(asked)).scalar_one_or_none()
             if options is None:
                 raise RunNotFound(run_id)
-            noted = {**options, "metadata": {**options.get("metadata", {}), **values}}
+            noted = {**options, "surface": {**options.get("surface", {}), **values}}
             await connection.execute(update(runs).where(runs.c.id == run_id).values(options=noted))
 
     async def decide(self, caller: Caller, run_id: str, decisions: Sequence[Decision], by: str | None) -> int:

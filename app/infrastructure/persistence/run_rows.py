@@ -69,6 +69,7 @@ def stored_options(options: RunOptions) -> dict[str, Any]:
         "history_items": options.history_items,
         "instructions": options.instructions,
         "client_tools": list(options.client_tools),
+        "surface": dict(options.surface),
     }
     return {name: value for name, value in stored.items() if value not in (None, {}, [])}
 

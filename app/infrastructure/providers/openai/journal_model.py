@@ -28,6 +28,7 @@ from agents.retry import ModelRetryAdvice, ModelRetryAdviceRequest
 from openai.types.responses import (
     Response,
     ResponseCompletedEvent,
+    ResponseIncompleteEvent,
     ResponseOutputItemDoneEvent,
     ResponseReasoningItem,
     ResponseUsage,
@@ -229,8 +230,9 @@ async def _drained(stream: AsyncIterator[TResponseStreamEvent], call: ModelCall)
             elif isinstance(event, ResponseCompletedEvent):
                 response = _model_response(event.response, finished_items)
                 break
-            elif kind == "response.incomplete":
-                raise cut_short()
+            elif isinstance(event, ResponseIncompleteEvent):
+                details = event.response.incomplete_details
+                raise cut_short(None if details is None else details.reason)
             elif kind in {"response.failed", "response.error", "error"}:
                 raise reported_failure()
     if response is None:

@@ -323,6 +323,8 @@ def _details(error: AppError) -> dict[str, Any]:
             details["request_id"] = error.request_id
     if isinstance(error, ProviderRejected) and error.upstream_status is not None:
         details["upstream_status"] = error.upstream_status
+    if isinstance(error, ProviderRejected) and error.incomplete_reason is not None:
+        details["incomplete_reason"] = error.incomplete_reason
     if isinstance(error, RateLimited) and error.retry_after_s is not None:
         details["retry_after_s"] = error.retry_after_s
     if isinstance(error, GuardrailTripped):

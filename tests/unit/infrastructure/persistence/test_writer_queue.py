@@ -67,7 +67,8 @@ async def test_a_time_limit_of_the_work_itself_is_not_the_line_s(engine: AsyncEn
 async def test_another_process_that_writes_for_too_long(engine: AsyncEngine, sqlite_url: str) -> None:
     other = build_engine(sqlite_url)
     try:
-        async with writing(other):
+        async with writing(other) as connection:
+            await connection.execute(text("SELECT 1"))
             with pytest.raises(StorageUnavailable):
                 await _write(engine)
     finally:
