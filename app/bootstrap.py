@@ -289,7 +289,7 @@ def _named_tools(settings: Settings) -> dict[str, Callable[..., Any]]:
 async def _open_gateway(settings: Settings, engine: AsyncEngine, stack: AsyncExitStack) -> GatewayService:
     """Return the gateway to upstream models; at the end it records what it has passed, then closes its connections."""
     limits = settings.gateway
-    upstream = build_upstream(_provider_options(settings).endpoint, limits.max_calls)
+    upstream = build_upstream(_provider_options(settings).endpoint, limits.max_calls) if limits.models else None
     if upstream is not None:
         stack.push_async_callback(upstream.aclose)
     record = RecordLimits(when=limits.record, flush_s=limits.flush_ms / 1000, max_waiting=limits.max_waiting)

@@ -16,8 +16,9 @@ from alembic.autogenerate.api import AutogenContext
 from sqlalchemy import Connection, func, select, text
 
 from app.domain.errors import ConfigurationError, StorageUnavailable
-from app.infrastructure.persistence import access_tables  # noqa: F401 - its tables are in `metadata`, too
+from app.infrastructure.persistence import access_tables, share_tables  # noqa: F401 - in `metadata`, too
 from app.infrastructure.persistence.engine import build_engine, normalize_url
+from app.infrastructure.persistence.search_tables import SEARCH_TABLE
 from app.infrastructure.persistence.tables import JsonText, Money, UtcDateTime, metadata
 
 # A migration that waits for a table lock makes every later query on that table wait behind it, so it gives up soon and
@@ -41,6 +42,11 @@ STORED_AS = {
 
 def render_item(kind: str, item: Any, _context: AutogenContext) -> str | Literal[False]:
     return STORED_AS.get(type(item), False) if kind == "type" else False
+
+
+def include_name(name: str | None, _kind: Any, _parents: Any) -> bool:
+    """Leave out what finds messages by their words: no model describes it."""
+    return name is None or not name.startswith(SEARCH_TABLE)
 
 
 def database_url() -> str:
@@ -114,6 +120,7 @@ def migrate(connection: Connection) -> None:
             transactional_ddl=True,
             render_as_batch=True,
             render_item=render_item,
+            include_name=include_name,
             compare_type=True,
             compare_server_default=True,
             on_version_apply=context.config.attributes.get("on_version_apply"),

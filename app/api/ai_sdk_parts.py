@@ -67,7 +67,6 @@ class MessageFrames:
         self._head = head
         self._narrator = narrator
         self._begun = False
-        self._said = False
         self._sources = 0
 
     def of(self, batch: EventBatch) -> bytes:
@@ -83,10 +82,6 @@ class MessageFrames:
     def error(self, body: ErrorBody) -> bytes:
         """Return the end of a stream that fails on its way."""
         return _line({"type": "error", "errorText": body.message}) + DONE
-
-    def nothing(self) -> bytes:
-        """Return a whole stream that adds nothing to the message."""
-        return _line(self._start()) + _line({"type": "finish"}) + DONE
 
     def _start(self) -> Part:
         metadata = {
@@ -128,7 +123,6 @@ class MessageFrames:
             case PartBegan():
                 return [{"type": f"{told.kind}-start", "id": told.id}]
             case PartGrew():
-                self._said = self._said or told.kind == "text"
                 return [{"type": f"{told.kind}-delta", "id": told.id, "delta": told.delta}]
             case PartEnded():
                 void = {"providerMetadata": _VOID} if told.void else {}
@@ -136,15 +130,12 @@ class MessageFrames:
 
     def _end(self, told: Ended) -> list[Part]:
         event = told.event
-        metadata: dict[str, Any] = {"usage": encodable_usage(event)}
+        metadata: dict[str, Any] = {"usage": usage_reply(event.tokens, event.cost_usd)}
         match event:
             case RunCompleted():
                 metadata["agent"] = event.agent
                 reason = "tool-calls" if told.client_calls else "stop"
-                return [
-                    *self._unsaid(event.output),
-                    {"type": "finish", "finishReason": reason, "messageMetadata": metadata},
-                ]
+                return [{"type": "finish", "finishReason": reason, "messageMetadata": metadata}]
             case RunCancelled() if event.reason in _WANTED:
                 return [
                     {"type": "message-metadata", "messageMetadata": metadata},
@@ -156,23 +147,6 @@ class MessageFrames:
                     {"type": "error", "errorText": event.message},
                     {"type": "finish", "finishReason": "error"},
                 ]
-
-    def _unsaid(self, output: Any) -> list[Part]:
-        """Return the answer of a run whose model has not said it: a tool's output can be one."""
-        text = output if isinstance(output, str) else "" if output is None else encode(output).decode()
-        if self._said or not text:
-            return []
-        name = f"{self._head.message_id}-answer"
-        return [
-            {"type": "text-start", "id": name},
-            {"type": "text-delta", "id": name, "delta": text},
-            {"type": "text-end", "id": name},
-        ]
-
-
-def encodable_usage(event: RunCompleted | RunCancelled | RunFailed) -> Any:
-    """Return a run's usage as replies show it."""
-    return usage_reply(event.tokens, event.cost_usd)
 
 
 def _tool(told: CallMade | CallAnswered | CallDenied | ApprovalAsked | NestedAnswer) -> Iterator[Part]:

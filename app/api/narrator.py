@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from app.api.json_replies import encode
 from app.api.told_parts import (
     AgentChanged,
     ApprovalAsked,
@@ -40,10 +41,12 @@ from app.domain.models.events import (
     ModelCallStarted,
     ReasoningDelta,
     RefusalDelta,
+    RunCompleted,
     RunEvent,
     RunStarted,
     RunWaiting,
     SequencedEvent,
+    TerminalEvent,
     TextDelta,
     ToolArgumentsDelta,
     ToolOutput,
@@ -88,6 +91,7 @@ class Narrator:
         self._used: dict[str, int] = {}
         self._nested: dict[str, str] = {}
         self._step: str | None = None
+        self._said = False
         self.usage: dict[str, TokenUsage] = {}
         """What was told of each model's use so far."""
 
@@ -135,8 +139,7 @@ class Narrator:
                 if not event.scope:
                     yield AgentChanged(event.agent)
             case _:
-                yield from self._close(void=False)
-                yield Ended(event, tuple(self._client_calls))
+                yield from self._ended(event)
 
     def _model_call(self, event: ModelCallStarted) -> Iterator[Narration]:
         # What is open now was never metered: its attempt was lost, or the call is made again.
@@ -158,7 +161,22 @@ class Narrator:
             self._open[scope][item_id] = part
             yield PartBegan(kind, part.id, scope)
         if delta:
+            self._said = self._said or (kind == "text" and not scope)
             yield PartGrew(kind, part.id, delta, scope)
+
+    def _ended(self, event: TerminalEvent) -> Iterator[Narration]:
+        yield from self._end_parts(None, void=False)
+        if isinstance(event, RunCompleted):
+            yield from self._unsaid(event.output)
+        yield from self._close(void=False)
+        yield Ended(event, tuple(self._client_calls))
+
+    def _unsaid(self, output: Any) -> Iterator[Narration]:
+        """Tell an answer that no model has said: a tool's output can be one."""
+        text = output if isinstance(output, str) else "" if output is None else encode(output).decode()
+        if text and not self._said:
+            yield from self._grown("text", "answer", text, "")
+            yield from self._end_parts("", void=False)
 
     def _unique(self, item_id: str) -> str:
         name = item_id or "part"

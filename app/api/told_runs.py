@@ -85,21 +85,23 @@ def start_key(surface: str, *parts: str) -> str:
 async def told(container: Container, caller: Caller, run_id: str, after: int = 0) -> AsyncGenerator[EventBatch]:
     """Yield a run's events until it ends, or waits at this moment; where it waited before is passed over."""
     while True:
-        waits = False
         async with aclosing(container.runs.events(caller, run_id, after)) as batches:
             async for batch in batches:
-                given = batch
                 if batch.events:
                     after = batch.events[-1].sequence
-                    waits = isinstance(batch.events[-1].event, RunWaiting)
-                    if waits and (await container.runs.summary(caller, run_id)).status is not RunStatus.WAITING:
-                        waits = False
-                        given = EventBatch(batch.events[:-1], batch.recorded)
-                        yield given
-                        break
-                yield given
+                if await _went_on(container, caller, run_id, batch):
+                    yield EventBatch(batch.events[:-1], batch.recorded)
+                    break
+                yield batch
             else:
                 return
+
+
+async def _went_on(container: Container, caller: Caller, run_id: str, batch: EventBatch) -> bool:
+    """Tell whether a run that a batch leaves waiting has gone on since."""
+    if not batch.events or not isinstance(batch.events[-1].event, RunWaiting):
+        return False
+    return (await container.runs.summary(caller, run_id)).status is not RunStatus.WAITING
 
 
 async def gone_on(container: Container, access: Principal, conversation_id: str, answers: Sequence[Answer]) -> GoneOn:

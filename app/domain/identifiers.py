@@ -63,6 +63,16 @@ def new_project_id() -> str:
     return f"proj_{uuid7_hex()}"
 
 
+def new_share_id() -> str:
+    """Mint the id of a link to a conversation: `share_` and 32 hex digits; it is no secret."""
+    return f"share_{uuid7_hex()}"
+
+
+def new_share_token() -> str:
+    """Mint what opens a link to a conversation: `shr_` and 43 characters, 256 random bits."""
+    return f"shr_{secrets.token_urlsafe(32)}"
+
+
 def new_key_secret() -> str:
     """Mint the secret of an API key: `sk-` and 43 characters, 256 random bits."""
     return f"sk-{secrets.token_urlsafe(32)}"

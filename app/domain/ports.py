@@ -1,6 +1,6 @@
 """What the outside implements. A port's docstring is its contract; `tests/contract` runs one suite over adapters.
 
-The ports of a run's life are in `run_ports`.
+The ports of a run's life are in `run_ports`, those of conversations in `conversation_ports`.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -11,9 +11,7 @@ from app.domain.models.agents import AgentDescriptor, ToolDescriptor
 from app.domain.models.conversations import (
     Caller,
     ClientSession,
-    Conversation,
     Item,
-    Message,
     MessageHit,
     RuntimeMemory,
 )
@@ -114,65 +112,6 @@ class AgentProvider(Protocol):
 
     async def aclose(self) -> None:
         """Release connections to models and tools."""
-        ...
-
-
-class ConversationStore(Protocol):
-    """Conversations and their messages. Every method looks only at rows of the caller's organization and user."""
-
-    async def create(
-        self, caller: Caller, *, agent: str | None, provider: str, provider_conversation_id: str | None
-    ) -> Conversation:
-        """Open an empty conversation."""
-        ...
-
-    async def get(self, caller: Caller, conversation_id: str) -> Conversation:
-        """Return a conversation.
-
-        Raises:
-            ConversationNotFound: it does not exist for this caller.
-        """
-        ...
-
-    async def list(self, caller: Caller, *, limit: int, after: str | None) -> tuple[Sequence[Conversation], bool]:
-        """Return up to `limit` conversations, newest id first, and whether there are more.
-
-        `after` is the id that the page before ended with.
-        """
-        ...
-
-    async def messages(
-        self, caller: Caller, conversation_id: str, *, limit: int | None = None, after: int = 0
-    ) -> Sequence[Message]:
-        """Return messages with a position above `after`, in order; None: all of them.
-
-        Raises:
-            ConversationNotFound: it does not exist for this caller.
-        """
-        ...
-
-    async def items(
-        self, caller: Caller, conversation_id: str, *, limit: int | None = None, after: int = 0
-    ) -> Sequence[Item]:
-        """Return the history in the SDK's format, oldest first: `limit` items behind the first `after`; None: all.
-
-        Raises:
-            ConversationNotFound: it does not exist for this caller.
-        """
-        ...
-
-    async def delete(self, caller: Caller, conversation_id: str) -> None:
-        """Delete every row of a conversation, the SDK's too.
-
-        Usage rows and completion events stay: they are the bill, and hold no content.
-
-        Raises:
-            ConversationNotFound: it does not exist for this caller.
-        """
-        ...
-
-    async def search(self, caller: Caller, query: str, limit: int) -> Sequence[MessageHit]:
-        """Return messages of the caller that hold all words of the query, newest first."""
         ...
 
 

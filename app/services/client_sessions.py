@@ -3,10 +3,11 @@
 import re
 from typing import Final
 
+from app.domain.conversation_ports import ConversationStore
 from app.domain.errors import InvalidInput
 from app.domain.identifiers import check_organization, new_client_session_id
 from app.domain.models.conversations import Caller, ClientSession
-from app.domain.ports import AgentProvider, ClientSessionStore, Clock, ConversationStore
+from app.domain.ports import AgentProvider, ClientSessionStore, Clock
 
 MAX_USER_ID_CHARS: Final = 255
 _UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")

@@ -4,9 +4,9 @@ import json
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
+from app.domain.conversation_ports import ConversationStore
 from app.domain.errors import InvalidInput
 from app.domain.models.conversations import Caller, Conversation, Message, MessageHit
-from app.domain.ports import ConversationStore
 
 MAX_PAGE = 100
 MAX_QUERY_CHARS = 500

@@ -83,7 +83,7 @@ class GatewayService:
         clock: Clock,
         limits: GatewayLimits,
     ) -> None:
-        """`upstream` None: there is no endpoint, so that no model is allowed."""
+        """`upstream` None: there is no endpoint, or no model is allowed."""
         self._upstream = upstream
         self._models = models
         self._wire = wire

@@ -49,7 +49,7 @@ class AllowedModels:
         An upstream that does not tell its models adds none, or those that it told last. `access` None: for everyone.
         """
         if self._upstream is None:
-            return ()
+            return []
         names = dict.fromkeys(self._names)
         if self._patterns:
             listed = await self._upstream_names(self._upstream)

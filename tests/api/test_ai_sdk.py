@@ -177,6 +177,49 @@ async def test_a_request_for_approval_is_told_again_on_resumption(shop: Served) 
     assert UiMessage().read(parts_of(resumed.content)).parts == message.parts
 
 
+async def test_a_run_that_waited_is_told_as_one_message(serve: Callable[..., Any]) -> None:
+    gate = Gate()
+    pay = function_tool(gate.wait_at_gate, needs_approval=True)
+    served = await serve(scripted(calls("wait_at_gate"), says("Done."), tools=[pay]))
+    message = await said(served, user("go"))
+    call = message.tool("call_1")
+    call |= {"state": "approval-responded", "approval": call["approval"] | {"approved": True}}
+    sent = body(user("go"), message.sent(), messageId=message.id)
+    async with served.request("POST", CHAT, json_body=sent) as first:
+        await asyncio.wait_for(gate.reached.wait(), 5)
+        first.leave()
+    async with served.request("GET", f"{CHAT}/chat-1/stream") as resumed:
+        await resumed.chunk()
+        gate.open.set()
+        whole = UiMessage().read(parts_of(await resumed.body()))
+    assert (whole.id, whole.finish, whole.texts()) == (message.id, "stop", ["Done."])
+    assert whole.kinds() == ["step-start", "tool-wait_at_gate", "step-start", "text"]
+
+
+async def test_a_key_runs_only_its_agents(serve: Callable[..., Any]) -> None:
+    served = await serve(scripted(says("one"), name="first"), scripted(says("two"), name="second"))
+    issued = await served.container.keys.create(
+        NewKey(organization_id=LOCAL_ORGANIZATION, name="k", agents=frozenset({"second"}))
+    )
+    for sent in (body(user()), body(user(), agent="first"), body(user(), agent="first", chat="new")):
+        assert (await send(served, sent, issued.secret)).status_code == 404
+    reply = await send(served, body(user(), agent="second"), issued.secret)
+    assert UiMessage().read(parts_of(reply.content)).texts() == ["two"]
+    headers = {"authorization": f"Bearer {issued.secret}"}
+    ag_ui = {"threadId": "t", "runId": "r", "messages": [{"id": "u", "role": "user", "content": "x"}]}
+    assert (await served.http.post("/agui/first", json=ag_ui, headers=headers)).status_code == 404
+
+
+async def test_a_tools_output_can_be_the_answer(serve: Callable[..., Any]) -> None:
+    @function_tool
+    def answer() -> str:
+        """Answer."""
+        return "42"
+
+    agent = scripted(calls("answer"), tools=[answer], tool_use_behavior="stop_on_first_tool")
+    assert (await said(await serve(agent), user())).texts() == ["42"]
+
+
 @pytest.mark.parametrize("forged", ["x", "run_00000000000000000000000000000000.3./t:call_1", "{run}.1./t:other"])
 async def test_only_what_was_asked_can_be_answered(shop: Served, forged: str) -> None:
     message = await said(shop, user("pay 5"))

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.infrastructure.persistence import schema
 from app.infrastructure.persistence.engine import reading, writing
+from app.infrastructure.persistence.search_tables import SEARCH_TABLE
 from app.infrastructure.persistence.tables import metadata
 from tests.migrations.commands import (
     ALL,
@@ -55,7 +56,7 @@ def _described(connection: Connection) -> dict[str, Any]:
             ),
         }
         for name in inspector.get_table_names()
-        if name != "alembic_version"
+        if name != "alembic_version" and not name.startswith(SEARCH_TABLE)
     }
 
 
@@ -73,7 +74,12 @@ async def _described_by(engine: AsyncEngine) -> dict[str, Any]:
 
 
 def _differences(connection: Connection) -> list[Any]:
-    options = {"compare_type": True, "compare_server_default": True, "target_metadata": metadata}
+    options = {
+        "compare_type": True,
+        "compare_server_default": True,
+        "target_metadata": metadata,
+        "include_name": lambda name, *_: name is None or not name.startswith(SEARCH_TABLE),
+    }
     return compare_metadata(MigrationContext.configure(connection, opts=options), metadata)
 
 

@@ -91,12 +91,12 @@ class _Message:
             raise missing(f"{param}.role")
         if role == "function":
             raise refused(f"{param}.role", "it is deprecated: use messages with the role 'tool'.")
-        if role not in _ROLES:
+        if not isinstance(role, str) or role not in _ROLES:
             raise wrong_value(f"{param}.role", f"supported values are {', '.join(_ROLES)}.")
         if message.get("name") is not None:
             raise refused(f"{param}.name", _NAME)
         self.param = param
-        self.role = str(role)
+        self.role = role
         self.calls: list[str] = []
         """Ids of the calls that it asks for."""
         self.answers: str | None = None
@@ -188,13 +188,13 @@ def _part(part: Mapping[str, Any], param: str, kinds: frozenset[str]) -> dict[st
     kind = part.get("type")
     if kind is None:
         raise missing(f"{param}.type")
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise wrong_value(f"{param}.type", f"supported values are {', '.join(sorted(kinds))}.")
     if kind == "input_audio":
         raise refused(f"{param}.type", "agents take no audio: send its transcript.")
     if part.get("prompt_cache_breakpoint") is not None:
         raise refused(f"{param}.prompt_cache_breakpoint", "prompts are cached as prompt_cache_options say.")
-    _only(part, param, "type", str(kind))
+    _only(part, param, "type", kind)
     if kind == "text":
         return {"type": "input_text", "text": _text(part, "text", param)}
     if kind == "refusal":
@@ -214,7 +214,7 @@ def _part(part: Mapping[str, Any], param: str, kinds: frozenset[str]) -> dict[st
 def _picture(given: Mapping[str, Any], param: str) -> dict[str, Any]:
     _only(given, param, "url", "detail")
     detail = given.get("detail")
-    if detail not in {None, "auto", "low", "high", "original"}:
+    if detail not in (None, "auto", "low", "high", "original"):
         raise wrong_value(f"{param}.detail", "supported values are auto, low, high and original.")
     return {"type": "input_image", "image_url": _text(given, "url", param), "detail": detail or "auto"}
 

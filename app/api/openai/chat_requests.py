@@ -147,7 +147,9 @@ def asked_chat(body: Mapping[str, Any], model: str, *, endpoint: str, joined: st
         if body.get(name) is not None:
             raise refused(name, reason)
     try:
-        request = ChatCompletionCreate.model_validate(shallow(dict(body)))
+        request = ChatCompletionCreate.model_validate(
+            shallow({name: value for name, value in body.items() if name not in _REFUSED})
+        )
     except ValidationError as error:
         raise fault_of(error) from error
     except PydanticCustomError as error:
@@ -269,7 +271,7 @@ def _schema(given: Mapping[str, Any] | None) -> dict[str, Any] | None:
     kind = given.get("type")
     if kind is None:
         raise missing("response_format.type")
-    if kind not in {"text", "json_object", "json_schema"}:
+    if kind not in ("text", "json_object", "json_schema"):
         raise wrong_value("response_format.type", "supported values are text, json_object and json_schema.")
     _only(given, "response_format", frozenset({"type", "json_schema"} if kind == "json_schema" else {"type"}))
     if kind != "json_schema":
@@ -346,9 +348,9 @@ def _tool_choice(given: Any, names: frozenset[str]) -> str:
         )
     _only(function, "tool_choice.function", frozenset({"name"}))
     name = function.get("name")
-    if name not in names:
+    if not isinstance(name, str) or name not in names:
         raise wrong_value("tool_choice.function.name", "there is no such function in `tools`.")
-    return str(name)
+    return name
 
 
 def _only(given: Mapping[Any, Any], param: str, names: frozenset[str]) -> None:

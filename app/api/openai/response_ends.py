@@ -17,7 +17,7 @@ _ERROR_CODES: Final[Mapping[str, str]] = {
 
 _STOPPED_BY_SOMEONE: Final = frozenset({"user", "interrupted"})
 
-_INCOMPLETE_REASONS: Final = frozenset({"max_output_tokens", "content_filter"})
+_INCOMPLETE_REASONS: Final = frozenset({"max_output_tokens", "content_filter", "max_messages"})
 
 
 def end_of(event: TerminalEvent | RunWaiting, usage: TokenUsage, finished_at: int | None, *, cut: bool) -> ResponseEnd:
@@ -26,19 +26,17 @@ def end_of(event: TerminalEvent | RunWaiting, usage: TokenUsage, finished_at: in
     `cut`: its last message is incomplete.
     """
     match event:
-        case RunCompleted() if cut:
-            return ResponseEnd("incomplete", incomplete="max_output_tokens", usage=usage)
         case RunCompleted() | RunWaiting():
-            return ResponseEnd("completed", usage=usage, finished_at=finished_at)
+            completed = ResponseEnd("completed", usage=usage, finished_at=finished_at)
+            return ResponseEnd("incomplete", incomplete="max_output_tokens", usage=usage) if cut else completed
         case RunCancelled() if event.reason in _STOPPED_BY_SOMEONE:
             return ResponseEnd("cancelled", usage=usage)
         case RunCancelled():
             return ResponseEnd("failed", _error("server_error", event.message, f"run_{event.reason}"), usage=usage)
-        case RunFailed(code=TurnLimitReached.code):
-            return ResponseEnd("incomplete", incomplete="max_messages", usage=usage)
-        case RunFailed() if event.details.get("incomplete_reason") in _INCOMPLETE_REASONS:
-            return ResponseEnd("incomplete", incomplete=str(event.details["incomplete_reason"]), usage=usage)
         case RunFailed():
+            reason = "max_messages" if event.code == TurnLimitReached.code else event.details.get("incomplete_reason")
+            if reason in _INCOMPLETE_REASONS:
+                return ResponseEnd("incomplete", incomplete=reason, usage=usage)
             code = _ERROR_CODES.get(event.code, "server_error")
             return ResponseEnd("failed", _error(code, event.message, event.code), usage=usage)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Final, Literal, cast
@@ -254,16 +255,27 @@ async def _ended(container: Container, caller: Caller, run_id: str) -> None:
 
 def _object(raw: bytes) -> Mapping[str, Any]:
     try:
-        body = json.loads(raw, parse_constant=_no_json)
+        body = json.loads(raw, parse_constant=_no_number, parse_float=_float, parse_int=_int)
     except (ValueError, RecursionError) as error:
-        raise HttpError(400, "invalid_json", "The body is not JSON.") from error
+        message = "The body is not JSON, or holds a number that is too large."
+        raise HttpError(400, "invalid_json", message) from error
     if not isinstance(body, dict):
         raise HttpError(400, "invalid_body", "The body must be a JSON object.")
     return cast("dict[str, Any]", body)
 
 
-def _no_json(name: str) -> float:
-    raise ValueError(name)
+def _no_number(text: str) -> float:
+    raise ValueError(text)
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_number(text)
+
+
+def _int(text: str) -> float:
+    value = int(text)
+    return value if -(2**63) <= value < 2**63 else _no_number(text)
 
 
 def _answers_approvals(body: Mapping[str, Any]) -> bool:

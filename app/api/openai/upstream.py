@@ -89,7 +89,13 @@ class UpstreamReply(Response):
         except AppError as error:
             if client.has_begun:
                 raise BrokenOff(f"The answer of the upstream model was cut: {error.code}.") from error
-            log.info("upstream_call_failed", code=error.code, model=self._asked.model, path=self._asked.path)
+            log.info(
+                "upstream_call_failed",
+                code=error.code,
+                model=self._asked.model,
+                path=self._asked.path,
+                cause=None if error.__cause__ is None else type(error.__cause__).__name__,
+            )
             await error_reply(error)(scope, receive, send)
         finally:
             watching.cancel()

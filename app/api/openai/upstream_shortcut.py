@@ -1,4 +1,4 @@
-"""A shorter way for calls of upstream models: finding a route and its dependencies is half of what such a call takes."""
+"""A shorter way for calls of upstream models: finding a route and its dependencies is half of what one costs."""
 
 from collections.abc import Mapping
 from typing import Any, Final

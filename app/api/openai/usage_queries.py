@@ -94,7 +94,7 @@ def usage_request(request: Request, access: Principal, report: Report) -> UsageR
         raise _invalid("end_time", "a time after start_time")
     query = UsageQuery(
         caller.organization_id,
-        _page_start(single, start),
+        _page_start(single, start, end),
         end or datetime.fromtimestamp(MAX_TIME_S, UTC),
         width,
         _KINDS[report],
@@ -115,7 +115,7 @@ def page_name(start: datetime) -> str:
 def parameters_of(report: Report) -> list[dict[str, Any]]:
     """Return the description of a report's parameters for the API's document."""
     default, most = _COST_DAYS if report == "costs" else _LIMITS["1d"]
-    time = {"type": "integer", "minimum": 0, "maximum": MAX_TIME_S}
+    time = {"type": "integer", "minimum": 0, "maximum": MAX_TIME_S - 1}
     buckets = f"Buckets of a page: {default} unless said, at most {most} days, 168 hours or 1440 minutes."
     schemas: dict[str, tuple[dict[str, Any], str]] = {
         "start_time": (time, "Unix seconds, included. The first bucket is cut off there."),
@@ -187,7 +187,7 @@ def _number(single: Mapping[str, str], name: str, least: int, most: int, what: s
 
 
 def _moment(single: Mapping[str, str], name: str) -> datetime | None:
-    seconds = _number(single, name, 0, MAX_TIME_S, "a time in Unix seconds")
+    seconds = _number(single, name, 0, MAX_TIME_S - 1, "a time in Unix seconds")
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
@@ -196,13 +196,14 @@ def _limit(single: Mapping[str, str], report: Report, width: BucketWidth) -> int
     return _number(single, "limit", 1, most, f"a number from 1 to {most}") or default
 
 
-def _page_start(single: Mapping[str, str], start: datetime) -> datetime:
+def _page_start(single: Mapping[str, str], start: datetime, end: datetime | None) -> datetime:
     page = single.get("page")
     if page is None:
         return start
     named = _PAGE.fullmatch(page)
-    if named is None or not start.timestamp() < int(named[1], 16) <= MAX_TIME_S:
-        raise _invalid("page", "the next_page of the page before, with the same start_time")
+    most = MAX_TIME_S - 1 if end is None else int(end.timestamp()) - 1
+    if named is None or not start.timestamp() < int(named[1], 16) <= most:
+        raise _invalid("page", "the next_page of the page before, with the same start_time and end_time")
     return datetime.fromtimestamp(int(named[1], 16), UTC)
 
 

@@ -1,7 +1,7 @@
 """Conversations: the thread, its messages for people, and the caller that owns it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
@@ -70,6 +70,80 @@ class MessageHit:
     conversation_id: str
     title: str | None
     message: Message
+    snippet: str = ""
+    """The text around the first word that was found, on one line; `…` where something was left out."""
+
+    @property
+    def id(self) -> str:
+        """What names the hit in a list."""
+        return f"{self.conversation_id}:{self.message.position}"
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationFilter:
+    """Which conversations are listed; None: all of them."""
+
+    agent: str | None = None
+    """The agent that they were opened for, or that answered last."""
+    user_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewConversation:
+    """A conversation to be opened with what it begins with."""
+
+    provider: str
+    agent: str | None = None
+    title: str | None = None
+    """None: the beginning of the user's first message."""
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+    items: Sequence[Item] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationItem:
+    """An item of a conversation's history, and what names it there."""
+
+    id: str
+    item: Item
+
+
+@dataclass(frozen=True, slots=True)
+class ForkPoint:
+    """Where a conversation is forked: behind a run, behind an item, or, with neither, at its end."""
+
+    after_run_id: str | None = None
+    after_item_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A link that shows a conversation's messages to whoever holds its token."""
+
+    id: str
+    conversation_id: str
+    created_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedShare:
+    """A link that was just made: the only time that its token is told."""
+
+    share: Share
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPage:
+    """What a link shows."""
+
+    title: str | None
+    created_at: datetime
+    """When the link was made: what was said later is not in it."""
+    expires_at: datetime
+    messages: Sequence[Message]
+    has_more: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ four times for each part of a stream, which is more than all else that a call th
 """
 
 import asyncio
-import ssl
+import io
 import urllib.request
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -26,6 +26,7 @@ from app.infrastructure.providers.openai.endpoint import EndpointOptions
 
 _OPENAI_URL: Final = "https://api.openai.com/v1"
 _PATHS: Final = ("/chat/completions", "/responses", "/embeddings")
+_MAX_BODY_BYTES_AT_ONCE: Final = 1_048_576
 _LIST_TIMEOUT_S: Final = 10.0
 _KEEP_ALIVE_S: Final = 30.0
 _SHOWN: Final = frozenset({b"content-type", b"retry-after", b"retry-after-ms", b"x-should-retry"})
@@ -62,10 +63,9 @@ class HttpUpstream:
 
         `max_connections`: calls at once; each has a connection, which is kept for a while after it.
         """
-        base_url = (endpoint.base_url or _OPENAI_URL).rstrip("/")
+        base_url = URL(endpoint.base_url or _OPENAI_URL)
         headers = {
-            # Hosts without keys (a local model server) still want the header to be there.
-            "authorization": f"Bearer {endpoint.api_key or 'none'}",
+            "authorization": _authorization(base_url, endpoint.api_key),
             "content-type": "application/json",
             "accept": "*/*",
             # What is compressed for us would only be decompressed here, to read its usage.
@@ -74,16 +74,16 @@ class HttpUpstream:
             "openai-organization": endpoint.organization,
             "openai-project": endpoint.project,
         }
-        self._urls: Final = {path: URL(f"{base_url}{path}") for path in (*_PATHS, "/models")}
+        self._urls: Final = {path: _joined(base_url, path) for path in (*_PATHS, "/models")}
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=max_connections + 1,
                 keepalive_timeout=_KEEP_ALIVE_S,
                 # The certificates that the OpenAI client trusts.
-                ssl=_certificates() if base_url.startswith("https:") else True,
+                ssl=httpx2.create_ssl_context() if base_url.scheme == "https" else True,
             ),
             headers={name: value for name, value in headers.items() if value is not None},
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=endpoint.connect_timeout_s),
+            timeout=aiohttp.ClientTimeout(total=None, connect=endpoint.connect_timeout_s),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             # It would look the environment through at every call.
@@ -94,9 +94,11 @@ class HttpUpstream:
     async def open(self, request: GatewayRequest) -> AsyncGenerator["HttpAnswer"]:
         """Send a request; see the port."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers}
+        # Above that size the library wants to read it in parts.
+        body = request.body if len(request.body) <= _MAX_BODY_BYTES_AT_ONCE else io.BytesIO(request.body)
         try:
             response = await self._session.post(
-                self._urls[request.path], data=request.body, headers=headers, allow_redirects=False
+                self._urls[request.path], data=body, headers=headers, allow_redirects=False
             )
         except _AWAY as error:
             raise ProviderTimeout("The model's endpoint could not be reached.") from error
@@ -170,8 +172,17 @@ class HttpAnswer:
             raise _broken_off()
 
 
-def _certificates() -> ssl.SSLContext:
-    return httpx2.create_ssl_context()
+def _joined(base_url: URL, path: str) -> URL:
+    """Return the URL of a path; a query of the base URL (a version, on some hosts) stays, its user does not."""
+    return base_url.with_user(None).with_path(base_url.path.rstrip("/") + path, keep_query=True)
+
+
+def _authorization(base_url: URL, api_key: str | None) -> str:
+    """Return the header that shows who we are: a user in the base URL wins, as it does for the OpenAI client."""
+    if base_url.user is not None:
+        return aiohttp.encode_basic_auth(base_url.user, base_url.password or "")
+    # Hosts without keys (a local model server) still want the header to be there.
+    return f"Bearer {api_key or 'none'}"
 
 
 def _broken_off() -> ProviderError:

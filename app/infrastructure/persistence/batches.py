@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.infrastructure.persistence import json_text
 from app.infrastructure.persistence.sqlite_connection import deferred
-from app.infrastructure.persistence.tables import JsonText, run_approvals, run_steps, run_usage
+from app.infrastructure.persistence.tables import JsonText, run_approvals, run_steps, run_usage, sdk_messages
 
 Rows = Sequence[Mapping[str, Any]]
 Filled = Mapping[Table, Rows]
@@ -89,7 +89,7 @@ def _insert_from_recordset(index: int, table: Table, columns: Sequence[str], gua
     return (
         f"batch_{index} AS (INSERT INTO {table.name} ({', '.join(quoted)})"  # noqa: S608 - names of our own tables
         f" SELECT {', '.join(quoted)} FROM json_to_recordset(CAST(:rows_{index} AS json)) AS source({typed})"
-        f"{condition}{_on_conflict(table)})"
+        f"{condition}{_on_conflict(table)}{' RETURNING id' if table is sdk_messages else ''})"
     )
 
 

@@ -17,6 +17,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    column,
     func,
     insert,
     literal,
@@ -24,6 +25,7 @@ from sqlalchemy import (
     null,
     or_,
     select,
+    table,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -301,7 +303,7 @@ CLOSE_CONVERSATION = (
     .returning(conversations.c.message_count)
 )
 
-FINISH = (
+_finish = (
     update(runs)
     .where(_HELD, _AS_EXPECTED)
     .values(
@@ -325,10 +327,32 @@ FINISH = (
                 "cost_usd",
                 "started_at",
                 "finished_at",
+                "last_message",
             )
         }
     )
 )
+_added_items = bindparam("added_items", type_=Integer)
+_latest_item = (
+    select(sdk_messages.c.id)
+    .where(sdk_messages.c.session_id == bindparam("session"))
+    .order_by(sdk_messages.c.created_at.desc(), sdk_messages.c.id.desc())
+    .limit(1)
+    .scalar_subquery()
+)
+_last_row_id = (
+    select(column("seq"))
+    .select_from(table("sqlite_sequence"))
+    .where(column("name") == literal_column(f"'{sdk_messages.name}'"))
+    .scalar_subquery()
+)
+FINISH = {
+    # Ids are given one after the other, and nobody else writes now: where the history will end is known beforehand.
+    "sqlite": _finish.values(history_end_id=func.coalesce(_last_row_id, 0) + _added_items),
+    # There it is known when the items are in: the last statement of the transaction writes it, if there are any.
+    "postgresql": _finish.values(history_end_id=case((_added_items > 0, null()), else_=func.coalesce(_latest_item, 0))),
+}
+"""Parameters beside the columns: `added_items`, how many the run adds to its history, and on PostgreSQL `session`."""
 
 
 def _touch_session(dialect: Any, latest: Any, history: Table) -> Any:

@@ -31,6 +31,7 @@ from app.infrastructure.persistence.tables import (
     run_events,
     run_steps,
     run_usage,
+    sdk_messages,
 )
 
 _LOST = "The run was taken over by another process, or its conversation was deleted."
@@ -43,7 +44,13 @@ _GUARD = (
     " RETURNING cancel_reason"
 )
 _TOLD = f"SELECT cancel_reason, pg_notify('{CHANNEL}', CAST(:topic AS text)) FROM held"  # noqa: S608 - a constant
-_TOLD_END = f"SELECT pg_notify('{CHANNEL}', CAST(:topic AS text)), pg_notify('{CHANNEL}', '{QUEUE}')"
+_TELL_END = f"pg_notify('{CHANNEL}', CAST(:topic AS text)), pg_notify('{CHANNEL}', '{QUEUE}')"
+_TOLD_END = f"SELECT {_TELL_END}"
+# The first batch is the history's; where it ends is known only now.
+_TOLD_END_OF_HISTORY = (
+    "UPDATE agent_runs SET history_end_id = (SELECT max(id) FROM batch_0)"  # noqa: S608 - constants
+    f" WHERE id = CAST(:topic AS text) RETURNING {_TELL_END}"
+)
 
 
 class _AlreadyRecorded(Exception):
@@ -181,8 +188,12 @@ class RunWrites(JournalPart):
                     },
                 )
             ).scalar_one_or_none()
+            ended = {"run": run.id, "held_fence": run.fence, "added_items": len(record.result.items)}
+            if connection.dialect.name == "postgresql":
+                ended["session"] = run.session_id
             finished: CursorResult[Any] = await connection.execute(
-                journal_sql.FINISH, run_rows.finished_values(record) | {"run": run.id, "held_fence": run.fence}
+                journal_sql.FINISH[connection.dialect.name],
+                run_rows.finished_values(record) | ended | {"last_message": last_position},
             )
             if last_position is None or finished.rowcount != 1:
                 recorded = (await connection.execute(journal_sql.RECORDED, {"event": record.completion.id})).first()
@@ -228,7 +239,8 @@ async def _insert_end(connection: AsyncConnection, batches: dict[Table, Rows], r
         await insert_rows(connection, batches)
         return
     filled = filled_batches(batches)
-    statement = chained_inserts(shape_of(filled), None, _TOLD_END)
+    last = _TOLD_END_OF_HISTORY if next(iter(filled)) is sdk_messages else _TOLD_END
+    statement = chained_inserts(shape_of(filled), None, last)
     await connection.execute(statement, recordsets(filled) | {"topic": run_id})
 
 

@@ -212,6 +212,9 @@ runs = Table(
     Column("cancel_reason", String(16)),
     Column("idempotency_key", String(255)),
     Column("request_hash", String(64)),
+    # Where the conversation stood when the run had ended: the highest row id in its history, the last of its messages.
+    Column("history_end_id", BigInteger),
+    Column("last_message", Integer),
     Column("project_id", String(64)),
     Column("api_key_id", String(64)),
     UniqueConstraint("conversation_id", "position"),

@@ -289,7 +289,7 @@ async def test_a_client_that_leaves_stops_nothing(serve: Serve) -> None:
 
 async def test_a_key_calls_what_it_may(serve: Serve) -> None:
     served = await serve(scripted(says("Hi.")), scripted(name="other"))
-    new = NewKey(organization_id="acme", name="k", agents=frozenset({"helper"}), models=frozenset())
+    new = NewKey(organization_id="acme", name="k", agents=frozenset({"helper"}))
     client = client_of(served, (await served.container.keys.create(new)).secret)
     assert (await client.chat.completions.create(**HELLO)).choices[0].message.content == "Hi."
     for model in ("other", "nobody", "gpt-4.1-mini"):

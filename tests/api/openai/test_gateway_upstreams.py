@@ -149,37 +149,29 @@ async def test_a_long_answer_that_is_cut_looks_cut(raw: Callable[..., Any], upst
     assert row["payload"]["outcome"]["end"] == "upstream_cut"
 
 
-@pytest.mark.parametrize(
-    ("status", "seen"),
-    [
-        ("307 Redirect", 502),
-        ("402 Pay", 502),
-        ("407 Proxy", 502),
-        ("503 Away", 502),
-        ("504 Late", 504),
-        ("418 Tea", 418),
-    ],
-)
-async def test_other_statuses(raw: Callable[..., Any], upstream: RawUpstream, status: str, seen: int) -> None:
+async def test_other_statuses(raw: Callable[..., Any], upstream: RawUpstream) -> None:
     served = await raw()
-    upstream.whole(b"{}", "location: http://127.0.0.1:1/", status=status)
-    reply = await post(served, "plain chat")
-    assert reply.status_code == seen
-    assert "location" not in reply.headers
-    assert len(upstream.requests) == 1
-    (row,) = await recorded(served)
-    assert (row["http_status"], row["outcome"], row["accuracy"]) == (int(status[:3]), "error", "exact")
+    statuses = (("307 Redirect", 502), ("402 Pay", 502), ("407 Proxy", 502), ("503 Away", 502), ("504 Late", 504))
+    for calls, (status, seen) in enumerate((*statuses, ("418 Tea", 418)), start=1):
+        upstream.whole(b"{}", "location: http://127.0.0.1:1/", status=status)
+        reply = await post(served, "plain chat")
+        assert reply.status_code == seen
+        assert "location" not in reply.headers
+        assert len(upstream.requests) == calls
+        row = (await recorded(served, calls))[-1]
+        assert (row["http_status"], row["outcome"], row["accuracy"]) == (int(status[:3]), "error", "exact")
 
 
-@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\ncontent-ty", b"SSH-2.0-OpenSSH_9\r\n\r\n"])
-async def test_no_answer_at_all(raw: Callable[..., Any], upstream: RawUpstream, answer: bytes) -> None:
+async def test_no_answer_at_all(raw: Callable[..., Any], upstream: RawUpstream) -> None:
     served = await raw()
-    upstream.answer = answer
-    reply = await post(served, "plain chat")
-    assert (reply.status_code, code(reply)) == (502, "provider_error")
-    (row,) = await recorded(served)
-    assert (row["payload"]["outcome"]["end"], row["accuracy"]) == ("upstream_cut", "estimated")
-    assert len(upstream.requests) == 1
+    answers = (b"", b"HTTP/1.1 200 OK\r\ncontent-ty", b"SSH-2.0-OpenSSH_9\r\n\r\n")
+    for calls, answer in enumerate(answers, start=1):
+        upstream.answer = answer
+        reply = await post(served, "plain chat")
+        assert (reply.status_code, code(reply)) == (502, "provider_error")
+        row = (await recorded(served, calls))[-1]
+        assert (row["payload"]["outcome"]["end"], row["accuracy"]) == ("upstream_cut", "estimated")
+        assert len(upstream.requests) == calls
 
 
 async def test_what_the_client_sees_of_the_headers(raw: Callable[..., Any], upstream: RawUpstream) -> None:
@@ -199,6 +191,24 @@ async def test_what_the_client_sees_of_the_headers(raw: Callable[..., Any], upst
     (sent,) = upstream.requests
     assert b"authorization: bearer sk-up" in sent
     assert b"openai-organization: org-ours" in sent
+
+
+async def test_a_large_body(raw: Callable[..., Any], upstream: RawUpstream) -> None:
+    served = await raw()
+    upstream.whole(ANSWER)
+    sent = body("plain chat", user="x" * 1_060_000)
+    assert (await post(served, "plain chat", sent)).status_code == 200
+    assert upstream.requests[0].endswith(sent)
+
+
+async def test_a_base_url_with_a_query_and_a_user(serve: Callable[..., Any], upstream: RawUpstream) -> None:
+    base_url = f"http://me:secret@127.0.0.1:{upstream.port}/openai/v1/?api-version=2"
+    served = await serve(openai={"api_key": "sk-up", "base_url": base_url}, gateway={"models": "*", "flush_ms": 0})
+    add_routes(served.app)
+    upstream.whole(ANSWER)
+    assert (await post(served, "plain chat")).status_code == 200
+    assert upstream.requests[0].startswith(b"post /openai/v1/chat/completions?api-version=2 http/1.1\r\n")
+    assert b"authorization: basic " in upstream.requests[0]
 
 
 @asynccontextmanager

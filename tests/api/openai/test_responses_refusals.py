@@ -8,7 +8,7 @@ from agents import Agent
 
 from tests.api.openai.response_clients import WEATHER, client_of, streamed
 from tests.api.serving import Served, says, scripted
-from tests.fakes.openai import FakeOpenAI
+from tests.fakes.openai import FakeOpenAI, incomplete
 
 Serve = Callable[..., Any]
 
@@ -158,7 +158,18 @@ async def test_refused(shared: Served) -> None:
 
 
 async def test_bodies_that_are_no_request(shared: Served) -> None:
-    for body in (b"", b"[]", b"7", b"{", b'{"model": NaN}', b"[" * 100_000, b'{"model":"helper"', b"\xff"):
+    for body in (
+        b"",
+        b"[]",
+        b"7",
+        b"{",
+        b'{"model": NaN}',
+        b"[" * 100_000,
+        b'{"model":"helper"',
+        b"\xff",
+        b'{"a": 1e999}',
+        b'{"a": %d}' % 2**63,
+    ):
         reply = await shared.http.post("/v1/responses", content=body, headers={"content-type": "application/json"})
         assert reply.status_code == 400
         assert reply.json()["error"]["type"] == "invalid_request_error"
@@ -262,7 +273,8 @@ async def test_an_answer_that_is_cut_is_incomplete(serve: Serve, fake: FakeOpenA
     endpoint = {"api_key": fake.api_key, "base_url": fake.base_url, "api": "responses", "max_retries": 0}
     served = await serve(Agent(name="helper", model="gpt-4.1"), openai=endpoint)
     client = client_of(served)
-    asked = {"model": "helper", "input": "echo 50: word", "max_output_tokens": 16}
+    fake.script([incomplete("Half of an")])
+    asked: dict[str, Any] = {"model": "helper", "input": "hi", "max_output_tokens": 16}
     if stream:
         last: Any = (await streamed(client, **asked))[-1]
         assert last.type == "response.incomplete"

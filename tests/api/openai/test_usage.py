@@ -208,6 +208,7 @@ async def test_what_has_not_begun_has_no_bucket(demo: Served) -> None:
         ("start_time=5&page=2", "page", "invalid_value"),
         ("start_time=5&page=page_5", "page", "invalid_value"),
         ("start_time=5&page=page_ffffffffff", "page", "invalid_value"),
+        ("start_time=5&end_time=9&page=page_9", "page", "invalid_value"),
         ("start_time=5&group_by[]=colour", "group_by", "invalid_value"),
         ("start_time=5&group_by=service_tier", "group_by", "invalid_value"),
         ("start_time=5&batch=maybe", "batch", "invalid_value"),

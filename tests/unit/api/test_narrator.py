@@ -1,5 +1,6 @@
 """Events that were told early and lost, and events without deltas: what readers of other protocols are told of them."""
 
+from dataclasses import replace
 from typing import Any
 
 from app.api.narrator import Narrator
@@ -41,7 +42,7 @@ RUN = "run_" + "0" * 32
 BEGIN = RunStarted(RUN, "conv_1", "helper", 1)
 CALL = ModelCallStarted("/m1", "helper", "m", 1)
 USED = UsageReported("/m1", "m", TokenUsage(1, 2, 0, 0, 3), "exact")
-END = RunCompleted(RUN, "conv_1", "helper", "Hi.", TokenUsage(), None, 1)
+END = RunCompleted(RUN, "conv_1", "helper", None, TokenUsage(), None, 1)
 
 
 def message(text: str = "Hi.", item_id: str | None = "msg_1", **part: Any) -> dict[str, Any]:
@@ -174,3 +175,24 @@ def test_a_run_pauses_only_where_its_events_end() -> None:
     assert told(Narrator(RUN), batch(asked, waiting)) == [made, question, Paused()]
     goes_on = batch(asked, waiting, RunStarted(RUN, "conv_1", "helper", 2), END)
     assert told(Narrator(RUN), goes_on) == [made, question, Ended(END, ())]
+
+
+def test_an_answer_that_no_model_has_said_is_told() -> None:
+    end = replace(END, output={"sum": 3})
+    said = [
+        one
+        for one in told(Narrator(RUN), batch(CALL, TextDelta("x", "m", "/t:c1"), end))
+        if not isinstance(one, StepBegan)
+    ]
+    assert said == [
+        PartBegan("text", "m", "/t:c1"),
+        PartGrew("text", "m", "x", "/t:c1"),
+        PartEnded("text", "m", "/t:c1"),
+        PartBegan("text", "answer", ""),
+        PartGrew("text", "answer", '{"sum":3}', ""),
+        PartEnded("text", "answer", ""),
+        StepEnded("/m1"),
+        Ended(end, ()),
+    ]
+    spoken = told(Narrator(RUN), batch(CALL, done(message()), replace(END, output="Hi.")))
+    assert sum(isinstance(one, PartGrew) for one in spoken) == 1

@@ -230,8 +230,8 @@ async def _drained(stream: AsyncIterator[TResponseStreamEvent], call: ModelCall)
             elif isinstance(event, ResponseCompletedEvent):
                 response = _model_response(event.response, finished_items)
                 break
-            elif isinstance(event, ResponseIncompleteEvent):
-                details = event.response.incomplete_details
+            elif kind == "response.incomplete":
+                details = event.response.incomplete_details if isinstance(event, ResponseIncompleteEvent) else None
                 raise cut_short(None if details is None else details.reason)
             elif kind in {"response.failed", "response.error", "error"}:
                 raise reported_failure()
