@@ -14,10 +14,10 @@ from app.domain.errors import AppError
 from app.domain.models.access import Credentials, Principal, Refusal, RefusalReason
 from app.services.access import AccessService
 
-OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/openapi.json"})
+OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/openapi.json", "/docs"})
 """What everybody may ask: it tells of the service, never of a tenant."""
 
-OPEN_FOLDERS: tuple[str, ...] = ()
+OPEN_FOLDERS: tuple[str, ...] = ("/docs/",)
 """Beginnings of paths, each ended by `/`, that need no key: what stands there guards itself, or is public."""
 
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})

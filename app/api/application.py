@@ -24,7 +24,7 @@ from app.api.openai import chat_completions, embeddings, keys, models, responses
 from app.api.openai.access import principal_of
 from app.api.openai.upstream_shortcut import UpstreamShortcut
 from app.api.openapi import describe
-from app.api.routes import ag_ui, ai_sdk, approvals, catalog, chat, conversations, health, runs, sessions
+from app.api.routes import ag_ui, ai_sdk, approvals, catalog, chat, conversations, docs, health, runs, sessions
 from app.api.sse import EventStreams
 from app.bootstrap import AgentSource, ContextFactory, open_container
 from app.domain.errors import AppError
@@ -47,7 +47,10 @@ ROUTERS = (
     usage.router,
     ai_sdk.router,
     ag_ui.router,
+    docs.router,
 )
+OPEN_ROUTERS = (health.router, docs.router)
+"""They tell of the service, never of a tenant."""
 DESCRIPTION = (
     "OpenAI Agents SDK agents as a service: durable sessions, accounted runs, streamed. "
     'Every error is `{"error": {"message", "type", "param", "code"}}`; every reply carries `x-request-id`.'
@@ -127,8 +130,8 @@ def create_app(
     )
     app.state.streams = EventStreams(settings.server)
     for router in ROUTERS:
-        # Routes of /v1 say which scope they need; all others go by the method. `health` tells of the service only.
-        guards = [] if router is health.router or router.prefix.startswith("/v1") else [Depends(principal_of)]
+        # Routes of /v1 say which scope they need; all others go by the method.
+        guards = [] if router in OPEN_ROUTERS or router.prefix.startswith("/v1") else [Depends(principal_of)]
         app.include_router(router, dependencies=guards)
     app.openapi = partial(describe, app)
     return app

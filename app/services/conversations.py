@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from app.domain.conversation_ports import ConversationStore
 from app.domain.errors import InvalidInput
-from app.domain.models.conversations import Caller, Conversation, Message, MessageHit
+from app.domain.models.conversations import Caller, Conversation, ForkPoint, Message, MessageHit
 
 MAX_PAGE = 100
 MAX_QUERY_CHARS = 500
@@ -58,6 +58,37 @@ class ConversationService:
         if not query.strip() or len(query) > MAX_QUERY_CHARS:
             raise InvalidInput(f"A search query is 1 to {MAX_QUERY_CHARS} characters.", param="query")
         return await self._store.search(caller, query, _checked_limit(limit))
+
+    async def fork(
+        self,
+        caller: Caller,
+        conversation_id: str,
+        *,
+        after_run_id: str | None = None,
+        after_item_id: str | None = None,
+    ) -> Conversation:
+        """Copy a conversation up to the end of a run, or up to an item, or all of it, into a new one.
+
+        History and messages are copied, runs are not. Of a call whose output comes later nothing is copied; one that
+        is open at the end of the run stays open.
+
+        Raises:
+            ConversationNotFound: it does not exist for this caller.
+            RunNotFound: the run is none of this conversation.
+            RunConflict: the run has not ended (`run_unfinished`), or an earlier release made it (`history_unknown`).
+            InvalidInput: there is no such item, or both points are named.
+        """
+        if after_run_id is not None and after_item_id is not None:
+            raise InvalidInput("Name a run or an item, not both.", param="after_item_id")
+        return await self._store.fork(caller, conversation_id, ForkPoint(after_run_id, after_item_id))
+
+    async def is_last_run(self, caller: Caller, conversation_id: str, run_id: str) -> bool:
+        """Tell whether a run has ended and none of its conversation came after it.
+
+        Raises:
+            ConversationNotFound: it does not exist for this caller.
+        """
+        return await self._store.is_last_run(caller, conversation_id, run_id)
 
     async def delete(self, caller: Caller, conversation_id: str) -> None:
         """Delete a conversation with its history, runs and client sessions; usage and completion events stay.

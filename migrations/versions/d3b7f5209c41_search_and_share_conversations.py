@@ -27,35 +27,35 @@ depends_on = None
 INDEX = "agent_message_search ON agent_messages USING gin (to_tsvector('simple', left(text, 100000)))"
 BROKEN = "SELECT 1 FROM pg_index WHERE indexrelid = to_regclass('agent_message_search') AND NOT indisvalid"
 
-OF_NEW = "conversation_id = new.conversation_id AND position = new.position"
-OF_OLD = "conversation_id = old.conversation_id AND position = old.position"
-ADD = (
-    "INSERT INTO agent_message_search (rowid, text)"
-    f" SELECT id, new.text FROM agent_message_search_rows WHERE {OF_NEW};"
-)
-REMOVE = (
-    "INSERT INTO agent_message_search (agent_message_search, rowid, text)"
-    f" SELECT 'delete', id, old.text FROM agent_message_search_rows WHERE {OF_OLD};"
-)
 FTS5 = (
-    "CREATE TABLE agent_message_search_rows (id INTEGER NOT NULL, conversation_id VARCHAR(64) NOT NULL,"
-    " position INTEGER NOT NULL, CONSTRAINT pk_agent_message_search_rows PRIMARY KEY (id),"
-    " CONSTRAINT uq_agent_message_search_rows_conversation_id_position UNIQUE (conversation_id, position))",
-    "CREATE VIEW agent_message_search_texts AS SELECT rows.id AS id, messages.text AS text"
-    " FROM agent_message_search_rows AS rows JOIN agent_messages AS messages"
-    " ON messages.conversation_id = rows.conversation_id AND messages.position = rows.position",
-    "CREATE VIRTUAL TABLE agent_message_search USING fts5(text, content='agent_message_search_texts',"
-    " content_rowid='id', tokenize='unicode61 remove_diacritics 0')",
-    "CREATE TRIGGER agent_message_search_insert AFTER INSERT ON agent_messages BEGIN"
-    " INSERT INTO agent_message_search_rows (conversation_id, position) VALUES (new.conversation_id, new.position);"
-    f" {ADD} END",
-    f"CREATE TRIGGER agent_message_search_delete AFTER DELETE ON agent_messages BEGIN {REMOVE}"
-    f" DELETE FROM agent_message_search_rows WHERE {OF_OLD}; END",
-    "CREATE TRIGGER agent_message_search_update AFTER UPDATE OF conversation_id, position, text ON agent_messages"
-    f" BEGIN {REMOVE} UPDATE agent_message_search_rows"
-    f" SET conversation_id = new.conversation_id, position = new.position WHERE {OF_OLD}; {ADD} END",
-    "INSERT INTO agent_message_search_rows (conversation_id, position)"
-    " SELECT conversation_id, position FROM agent_messages",
+    """CREATE TABLE agent_message_search_rows (id INTEGER NOT NULL, conversation_id VARCHAR(64) NOT NULL,
+    position INTEGER NOT NULL, CONSTRAINT pk_agent_message_search_rows PRIMARY KEY (id),
+    CONSTRAINT uq_agent_message_search_rows_conversation_id_position UNIQUE (conversation_id, position))""",
+    """CREATE VIEW agent_message_search_texts AS SELECT rows.id AS id, messages.text AS text
+    FROM agent_message_search_rows AS rows JOIN agent_messages AS messages
+    ON messages.conversation_id = rows.conversation_id AND messages.position = rows.position""",
+    """CREATE VIRTUAL TABLE agent_message_search USING fts5(text, content='agent_message_search_texts',
+    content_rowid='id', tokenize='unicode61 remove_diacritics 0')""",
+    """CREATE TRIGGER agent_message_search_insert AFTER INSERT ON agent_messages BEGIN
+    INSERT INTO agent_message_search_rows (conversation_id, position) VALUES (new.conversation_id, new.position);
+    INSERT INTO agent_message_search (rowid, text) SELECT id, new.text FROM agent_message_search_rows
+    WHERE conversation_id = new.conversation_id AND position = new.position; END""",
+    """CREATE TRIGGER agent_message_search_delete AFTER DELETE ON agent_messages BEGIN
+    INSERT INTO agent_message_search (agent_message_search, rowid, text)
+    SELECT 'delete', id, old.text FROM agent_message_search_rows
+    WHERE conversation_id = old.conversation_id AND position = old.position;
+    DELETE FROM agent_message_search_rows
+    WHERE conversation_id = old.conversation_id AND position = old.position; END""",
+    """CREATE TRIGGER agent_message_search_update AFTER UPDATE OF conversation_id, position, text ON agent_messages BEGIN
+    INSERT INTO agent_message_search (agent_message_search, rowid, text)
+    SELECT 'delete', id, old.text FROM agent_message_search_rows
+    WHERE conversation_id = old.conversation_id AND position = old.position;
+    UPDATE agent_message_search_rows SET conversation_id = new.conversation_id, position = new.position
+    WHERE conversation_id = old.conversation_id AND position = old.position;
+    INSERT INTO agent_message_search (rowid, text) SELECT id, new.text FROM agent_message_search_rows
+    WHERE conversation_id = new.conversation_id AND position = new.position; END""",
+    """INSERT INTO agent_message_search_rows (conversation_id, position)
+    SELECT conversation_id, position FROM agent_messages""",
     "INSERT INTO agent_message_search (agent_message_search) VALUES ('rebuild')",
 )
 

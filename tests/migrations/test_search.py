@@ -2,8 +2,7 @@
 
 from typing import Any
 
-import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.infrastructure.persistence.conversations import SqlConversationStore
@@ -84,14 +83,14 @@ async def test_an_index_that_was_built_before_is_kept_and_a_broken_one_is_not(po
     assert await _rows(engine, valid) == [(True,)]
 
 
-async def test_a_sqlite_without_fts5_has_no_words(sqlite_engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_sqlite_without_fts5_has_no_words(sqlite_engine: AsyncEngine) -> None:
     """Searches read the messages then."""
-    import sqlalchemy as sa
 
-    known = sa.func.sqlite_compileoption_used
-    monkeypatch.setattr("sqlalchemy.sql.functions._FunctionGenerator.__call__", _none_of(known), raising=True)
+    @event.listens_for(sqlite_engine.sync_engine, "connect")
+    def _without_fts5(connection: Any, _record: Any) -> None:
+        connection.create_function("sqlite_compileoption_used", 1, lambda _name: 0)
+
     await up(sqlite_engine)
-    monkeypatch.undo()
     assert await _rows(sqlite_engine, MADE["sqlite"]) == []
     await _execute(sqlite_engine, CONVERSATION, MESSAGE)
     assert await _found(sqlite_engine, "need OLD") == ["an old needle"]

@@ -30,6 +30,7 @@ _EXPECTED: Final[Mapping[str, str]] = {
     "string": "a string",
 }
 _PARAMS: Final[Mapping[str, str]] = {
+    "after_run_id": "previous_response_id",
     "agent": "model",
     "callId": "input",
     "client_tools": "tools",
@@ -39,6 +40,7 @@ _PARAMS: Final[Mapping[str, str]] = {
     "on_busy": "conversation",
     "output_schema": "text.format.schema",
     "runId": "input",
+    "run_id": "previous_response_id",
 }
 """What services call otherwise than this API."""
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from app.api.errors import HttpError
-from app.api.openai.response_faults import refused, wire_params, wrong_value
+from app.api.openai.response_faults import wire_params, wrong_value
 from app.api.openai.response_ids import ResponseId, approval_call, parsed_response_id, response_not_found
 from app.api.openai.response_inputs import ApprovalAnswer
 from app.api.openai.response_objects import SAID_BACK, ResponseHead, head_of
@@ -285,6 +285,4 @@ def _approval_required() -> HttpError:
 
 async def _forked(container: Container, caller: Caller, run: Run) -> str:
     """Return a new conversation that holds what the run's one held when the run had ended."""
-    # To be `(await container.conversations.fork(caller, run.conversation_id, after_run_id=run.id)).id`.
-    del container, caller, run
-    raise refused("previous_response_id", "only the latest response of a conversation can be followed.")
+    return (await container.conversations.fork(caller, run.conversation_id, after_run_id=run.id)).id

@@ -46,6 +46,8 @@ class _Cut:
     last_item: int | None
     """The highest row id of the history; None: all rows."""
     last_message: int
+    last_agent: str | None
+    """Who had answered last by then."""
     left_out: tuple[int, ...] = ()
     """Rows in front of the last one that are not copied."""
     said: tuple[tuple[str, str], ...] = ()
@@ -65,7 +67,7 @@ class ConversationForks(ConversationPart):
             elif point.after_item_id is not None:
                 cut = await _cut_behind_item(connection, source, point.after_item_id)
             else:
-                cut = _Cut(None, source.message_count)
+                cut = _Cut(None, source.message_count, source.last_agent)
             return await _copy(connection, source, cut)
 
     async def is_last_run(self, caller: Caller, conversation_id: str, run_id: str) -> bool:
@@ -89,7 +91,7 @@ async def _cut_behind_run(connection: AsyncConnection, source: Conversation, run
         RunNotFound: it is none of this conversation.
         RunConflict: it has not ended, or where it ended is not known.
     """
-    columns = (runs.c.position, runs.c.status, runs.c.history_end_id, runs.c.last_message)
+    columns = (runs.c.position, runs.c.status, runs.c.history_end_id, runs.c.last_message, runs.c.last_agent)
     asked = select(*columns).where(runs.c.id == run_id, runs.c.conversation_id == source.id)
     row = (await connection.execute(asked)).one_or_none() if can_exist(run_id) else None
     if row is None:
@@ -97,10 +99,10 @@ async def _cut_behind_run(connection: AsyncConnection, source: Conversation, run
     if row.status not in FINAL_STATUSES:
         raise RunConflict("The run has not ended. Wait for it, or cancel it.", reason="run_unfinished", param="run_id")
     if row.history_end_id is not None:
-        return _Cut(row.history_end_id, row.last_message)
+        return _Cut(row.history_end_id, row.last_message, row.last_agent)
     later = select(literal(1)).where(runs.c.conversation_id == source.id, runs.c.position > row.position).limit(1)
     if (await connection.execute(later)).first() is None:
-        return _Cut(None, source.message_count)
+        return _Cut(None, source.message_count, source.last_agent)
     raise RunConflict(
         "The run was made by an earlier release, which did not record where it ended. Fork behind one of its items.",
         reason="history_unknown",
@@ -119,7 +121,7 @@ async def _cut_behind_item(connection: AsyncConnection, source: Conversation, it
     if last is None:
         raise InvalidInput("There is no item with this id in the conversation.", param="after_item_id")
     ended = (
-        select(runs.c.history_end_id, runs.c.last_message)
+        select(runs.c.history_end_id, runs.c.last_message, runs.c.last_agent)
         .where(runs.c.conversation_id == source.id, runs.c.history_end_id <= last.row)
         .order_by(runs.c.history_end_id.desc(), runs.c.position.desc())
         .limit(1)
@@ -132,7 +134,9 @@ async def _cut_behind_item(connection: AsyncConnection, source: Conversation, it
     following = stored_items((await connection.execute(in_order(ahead, oldest_first=True))).all()) if segment else []
     left_out = _split_calls(segment, following)
     said = [words for entry in segment if entry.row not in left_out and (words := spoken(entry.item)) is not None]
-    return _Cut(last.row, 0 if before is None else before.last_message, tuple(sorted(left_out)), tuple(said))
+    if before is None:
+        return _Cut(last.row, 0, None, tuple(sorted(left_out)), tuple(said))
+    return _Cut(last.row, before.last_message, before.last_agent, tuple(sorted(left_out)), tuple(said))
 
 
 def _split_calls(segment: Sequence[ItemRow], following: Sequence[ItemRow]) -> set[int]:
@@ -155,7 +159,8 @@ async def _copy(connection: AsyncConnection, source: Conversation, cut: _Cut) ->
         "id": new_id,
         "organization_id": source.organization_id,
         "user_id": source.user_id,
-        "agent": source.agent or source.last_agent,
+        "agent": source.agent,
+        "last_agent": cut.last_agent,
         "title": source.title,
         "metadata": dict(source.metadata),
         "kind": "chat",

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from sqlalchemy import Column, Row, Select, literal, select
+from sqlalchemy import Column, Row, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.domain.errors import ConversationNotFound, RunConflict
@@ -71,7 +71,7 @@ async def found(
         ConversationNotFound: it does not exist for this caller.
     """
     check_form(conversation_id)
-    statement: Select[Any] = select(*CONVERSATION_COLUMNS).where(*owned(caller, conversation_id, "chat"))
+    statement = select(*CONVERSATION_COLUMNS).where(*owned(caller, conversation_id, "chat"))
     row = (await connection.execute(statement.with_for_update() if lock else statement)).one_or_none()
     if row is None:
         raise ConversationNotFound(conversation_id)

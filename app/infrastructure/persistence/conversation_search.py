@@ -1,6 +1,5 @@
 """Finding messages by their words: PostgreSQL's full text search, SQLite's FTS5, or, without either, by reading."""
 
-import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -19,7 +18,6 @@ MAX_QUERY_CHARS: Final = 1000
 """Characters of a query that are looked at."""
 SNIPPET_CHARS: Final = 160
 
-_WORD: Final = re.compile(r"\w")
 _CONFIGURATION: Final = literal_column("'simple'")
 _VECTOR: Final = func.to_tsvector(_CONFIGURATION, func.left(messages.c.text, literal_column(str(INDEXED_CHARS))))
 _fts = table(SEARCH_TABLE, column("rowid"), column("rank"), column(SEARCH_TABLE))
@@ -44,7 +42,7 @@ class ConversationSearch(ConversationPart):
             return ()
         async with reading(self._engine) as connection:
             by_words = await self._has_words(connection)
-            indexed = [word for word in words if by_words and _WORD.search(word)]
+            indexed = [word for word in words if by_words and any(map(str.isalnum, word))]
             statement = _matching(indexed, connection.dialect.name)
             read = (messages.c.text.icontains(word, autoescape=True) for word in words if word not in indexed)
             newest = (messages.c.created_at.desc(), messages.c.conversation_id.desc(), messages.c.position.desc())

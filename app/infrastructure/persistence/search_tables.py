@@ -17,35 +17,36 @@ INDEXED_CHARS: Final = 100_000
 """How much of a message PostgreSQL looks at: a text with too many different words cannot be in an index, and then the
 message could not be written at all."""
 
-_OF_ROW: Final = "conversation_id = {row}.conversation_id AND position = {row}.position"
-_ADD: Final = (
-    "INSERT INTO agent_message_search (rowid, text)"
-    f" SELECT id, new.text FROM agent_message_search_rows WHERE {_OF_ROW.format(row='new')};"
-)
-_REMOVE: Final = (
-    "INSERT INTO agent_message_search (agent_message_search, rowid, text)"
-    f" SELECT 'delete', id, old.text FROM agent_message_search_rows WHERE {_OF_ROW.format(row='old')};"
-)
-
 SQLITE_STATEMENTS: Final[Sequence[str]] = (
-    "CREATE TABLE agent_message_search_rows (id INTEGER NOT NULL, conversation_id VARCHAR(64) NOT NULL,"
-    " position INTEGER NOT NULL, CONSTRAINT pk_agent_message_search_rows PRIMARY KEY (id),"
-    " CONSTRAINT uq_agent_message_search_rows_conversation_id_position UNIQUE (conversation_id, position))",
-    "CREATE VIEW agent_message_search_texts AS SELECT rows.id AS id, messages.text AS text"
-    " FROM agent_message_search_rows AS rows JOIN agent_messages AS messages"
-    " ON messages.conversation_id = rows.conversation_id AND messages.position = rows.position",
-    "CREATE VIRTUAL TABLE agent_message_search USING fts5(text, content='agent_message_search_texts',"
-    " content_rowid='id', tokenize='unicode61 remove_diacritics 0')",
-    "CREATE TRIGGER agent_message_search_insert AFTER INSERT ON agent_messages BEGIN"
-    " INSERT INTO agent_message_search_rows (conversation_id, position) VALUES (new.conversation_id, new.position);"
-    f" {_ADD} END",
-    f"CREATE TRIGGER agent_message_search_delete AFTER DELETE ON agent_messages BEGIN {_REMOVE}"
-    f" DELETE FROM agent_message_search_rows WHERE {_OF_ROW.format(row='old')}; END",
-    "CREATE TRIGGER agent_message_search_update AFTER UPDATE OF conversation_id, position, text ON agent_messages"
-    f" BEGIN {_REMOVE} UPDATE agent_message_search_rows"
-    f" SET conversation_id = new.conversation_id, position = new.position WHERE {_OF_ROW.format(row='old')}; {_ADD} END",
+    """CREATE TABLE agent_message_search_rows (id INTEGER NOT NULL, conversation_id VARCHAR(64) NOT NULL,
+    position INTEGER NOT NULL, CONSTRAINT pk_agent_message_search_rows PRIMARY KEY (id),
+    CONSTRAINT uq_agent_message_search_rows_conversation_id_position UNIQUE (conversation_id, position))""",
+    """CREATE VIEW agent_message_search_texts AS SELECT rows.id AS id, messages.text AS text
+    FROM agent_message_search_rows AS rows JOIN agent_messages AS messages
+    ON messages.conversation_id = rows.conversation_id AND messages.position = rows.position""",
+    """CREATE VIRTUAL TABLE agent_message_search USING fts5(text, content='agent_message_search_texts',
+    content_rowid='id', tokenize='unicode61 remove_diacritics 0')""",
+    """CREATE TRIGGER agent_message_search_insert AFTER INSERT ON agent_messages BEGIN
+    INSERT INTO agent_message_search_rows (conversation_id, position) VALUES (new.conversation_id, new.position);
+    INSERT INTO agent_message_search (rowid, text) SELECT id, new.text FROM agent_message_search_rows
+    WHERE conversation_id = new.conversation_id AND position = new.position; END""",
+    """CREATE TRIGGER agent_message_search_delete AFTER DELETE ON agent_messages BEGIN
+    INSERT INTO agent_message_search (agent_message_search, rowid, text)
+    SELECT 'delete', id, old.text FROM agent_message_search_rows
+    WHERE conversation_id = old.conversation_id AND position = old.position;
+    DELETE FROM agent_message_search_rows
+    WHERE conversation_id = old.conversation_id AND position = old.position; END""",
+    """CREATE TRIGGER agent_message_search_update AFTER UPDATE OF conversation_id, position, text ON agent_messages BEGIN
+    INSERT INTO agent_message_search (agent_message_search, rowid, text)
+    SELECT 'delete', id, old.text FROM agent_message_search_rows
+    WHERE conversation_id = old.conversation_id AND position = old.position;
+    UPDATE agent_message_search_rows SET conversation_id = new.conversation_id, position = new.position
+    WHERE conversation_id = old.conversation_id AND position = old.position;
+    INSERT INTO agent_message_search (rowid, text) SELECT id, new.text FROM agent_message_search_rows
+    WHERE conversation_id = new.conversation_id AND position = new.position; END""",
 )
-POSTGRESQL_STATEMENT: Final = f"CREATE INDEX agent_message_search ON agent_messages USING gin (to_tsvector('simple', left(text, {INDEXED_CHARS})))"
+POSTGRESQL_STATEMENT: Final = """CREATE INDEX agent_message_search ON agent_messages
+    USING gin (to_tsvector('simple', left(text, 100000)))"""
 
 
 def has_fts5(connection: Connection) -> bool:

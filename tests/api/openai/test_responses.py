@@ -12,13 +12,10 @@ import pytest
 from agents import function_tool
 
 from app.domain.models.access import NewKey
-from app.services.conversations import ConversationService
 from tests.api.openai.response_clients import WEATHER, add, check, client_of, resumed, streamed, wipe
 from tests.api.serving import Gate, Served, calls, says, scripted
 
 Serve = Callable[..., Any]
-
-copies = pytest.mark.skipif(not hasattr(ConversationService, "fork"), reason="conversations cannot be copied yet")
 
 
 def conversations(served: Served) -> list[str]:
@@ -80,7 +77,6 @@ async def test_a_conversation_goes_on(serve: Serve) -> None:
     await check(client, third)
 
 
-@copies
 async def test_an_earlier_response_is_followed_in_a_copy(serve: Serve) -> None:
     served = await serve(scripted(says("One."), says("Two."), says("Other.")))
     client = client_of(served)
@@ -285,7 +281,6 @@ async def test_not_stored_in_a_conversation_that_stays(serve: Serve) -> None:
     assert unknown.value.code == "previous_response_not_found"
 
 
-@copies
 async def test_not_stored_after_a_response_that_is(serve: Serve) -> None:
     served = await serve(scripted(says("One."), says("Two.")))
     client = client_of(served)

@@ -1,0 +1,1 @@
+"""What browsers are given: pages and the libraries they use, all from this machine."""
