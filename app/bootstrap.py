@@ -63,6 +63,7 @@ from app.services.retention import RetentionAges, RetentionService, pruning
 from app.services.run_log import LogTimes
 from app.services.run_requests import RunLimits
 from app.services.runs import RunService
+from app.services.shares import ShareService
 from app.services.threads import ThreadService
 from app.services.usage import UsageService
 from app.settings import Settings, load_settings
@@ -76,6 +77,7 @@ class Container:
     provider: OpenAIAgentProvider
     runs: RunService
     conversations: ConversationService
+    shares: ShareService
     client_sessions: ClientSessionService
     catalog: CatalogService
     usage: UsageService
@@ -183,6 +185,7 @@ async def open_container(
             provider=provider,
             runs=runs,
             conversations=ConversationService(conversations),
+            shares=ShareService(conversations, clock),
             client_sessions=ClientSessionService(SqlClientSessionStore(engine), conversations, provider, clock),
             catalog=CatalogService(provider, SqlAgentActivity(engine)),
             usage=UsageService(SqlUsageStore(engine)),

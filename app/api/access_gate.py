@@ -17,7 +17,7 @@ from app.services.access import AccessService
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/openapi.json", "/docs"})
 """What everybody may ask: it tells of the service, never of a tenant."""
 
-OPEN_FOLDERS: tuple[str, ...] = ("/docs/",)
+OPEN_FOLDERS: tuple[str, ...] = ("/docs/", "/v1/shared/")
 """Beginnings of paths, each ended by `/`, that need no key: what stands there guards itself, or is public."""
 
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})

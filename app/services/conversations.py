@@ -1,12 +1,23 @@
-"""Conversations for people: list, show, search, export, delete."""
+"""Conversations and their items: open, list, show, search, change, fork, export, delete."""
 
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from app.domain.conversation_ports import ConversationStore
 from app.domain.errors import InvalidInput
-from app.domain.models.conversations import Caller, Conversation, ForkPoint, Message, MessageHit
+from app.domain.models.conversations import (
+    Caller,
+    Conversation,
+    ConversationFilter,
+    ConversationItem,
+    ForkPoint,
+    Item,
+    Message,
+    MessageHit,
+    NewConversation,
+)
 
 MAX_PAGE = 100
 MAX_QUERY_CHARS = 500
@@ -29,16 +40,49 @@ class ConversationService:
         self._export_page = export_page
 
     async def list(
-        self, caller: Caller, *, limit: int = 20, after: str | None = None
+        self,
+        caller: Caller,
+        *,
+        limit: int = 20,
+        after: str | None = None,
+        oldest_first: bool = False,
+        only: ConversationFilter | None = None,
     ) -> tuple[Sequence[Conversation], bool]:
-        """Return up to `limit` conversations, newest first, and whether there are more.
+        """Return up to `limit` conversations, newest first unless asked otherwise, and whether there are more.
 
         `after` is the id that the page before ended with.
 
         Raises:
             InvalidInput: the limit is not between 1 and 100.
         """
-        return await self._store.list(caller, limit=_checked_limit(limit), after=after)
+        return await self._store.list(
+            caller, limit=_checked_limit(limit), after=after, oldest_first=oldest_first, only=only
+        )
+
+    async def open(self, caller: Caller, new: NewConversation) -> Conversation:
+        """Open a conversation with its first items, all or nothing.
+
+        Its history is kept here, in server mode too: items can be added and deleted.
+        """
+        return await self._store.open(caller, new)
+
+    async def get(self, caller: Caller, conversation_id: str) -> Conversation:
+        """Return a conversation.
+
+        Raises:
+            ConversationNotFound: it does not exist for this caller.
+        """
+        return await self._store.get(caller, conversation_id)
+
+    async def update(
+        self, caller: Caller, conversation_id: str, changes: Mapping[Literal["title", "metadata"], Any]
+    ) -> Conversation:
+        """Set the title (None: none) or the whole metadata; what is not among the changes stays.
+
+        Raises:
+            ConversationNotFound: it does not exist for this caller.
+        """
+        return await self._store.update(caller, conversation_id, changes)
 
     async def show(self, caller: Caller, conversation_id: str) -> ConversationView:
         """Return a conversation and its messages.
@@ -50,7 +94,7 @@ class ConversationService:
         return ConversationView(conversation, await self._store.messages(caller, conversation_id))
 
     async def search(self, caller: Caller, query: str, *, limit: int = 20) -> Sequence[MessageHit]:
-        """Return messages that hold all words of the query, newest first.
+        """Return messages that hold all words of the query, or words that begin with them; best first.
 
         Raises:
             InvalidInput: the query is blank or longer than 500 characters, or the limit is not between 1 and 100.
@@ -58,6 +102,73 @@ class ConversationService:
         if not query.strip() or len(query) > MAX_QUERY_CHARS:
             raise InvalidInput(f"A search query is 1 to {MAX_QUERY_CHARS} characters.", param="query")
         return await self._store.search(caller, query, _checked_limit(limit))
+
+    async def search_page(
+        self, caller: Caller, query: str, *, limit: int = 20, after: str | None = None
+    ) -> tuple[Sequence[MessageHit], bool]:
+        """Return up to `limit` of the best hundred hits, and whether there are more; `after` is a hit's id.
+
+        Raises:
+            InvalidInput: as in `search`, or there is no such hit any more.
+        """
+        hits = await self.search(caller, query, limit=MAX_PAGE)
+        first = 0
+        if after is not None:
+            first = next((place for place, hit in enumerate(hits, start=1) if hit.id == after), 0)
+            if not first:
+                raise InvalidInput("The search finds no such message.", param="after")
+        last = first + _checked_limit(limit)
+        return hits[first:last], len(hits) > last
+
+    async def item_page(
+        self,
+        caller: Caller,
+        conversation_id: str,
+        *,
+        limit: int = 20,
+        after: str | None = None,
+        oldest_first: bool = False,
+    ) -> tuple[Sequence[ConversationItem], bool]:
+        """Return up to `limit` items of the history, latest first unless asked otherwise, and whether there are more.
+
+        Raises:
+            ConversationNotFound: it does not exist for this caller.
+            InvalidInput: the limit is not between 1 and 100, or there is no item `after`.
+        """
+        return await self._store.item_page(
+            caller, conversation_id, limit=_checked_limit(limit), after=after, oldest_first=oldest_first
+        )
+
+    async def item(self, caller: Caller, conversation_id: str, item_id: str) -> ConversationItem | None:
+        """Return an item of the history; None: there is none with that id.
+
+        Raises:
+            ConversationNotFound: it does not exist for this caller.
+        """
+        return await self._store.item(caller, conversation_id, item_id)
+
+    async def add_items(
+        self, caller: Caller, conversation_id: str, items: Sequence[Item]
+    ) -> Sequence[ConversationItem]:
+        """Add items at the end of the history, all of them or none; what they say is added to the messages.
+
+        Raises:
+            ConversationNotFound: it does not exist for this caller.
+            RunConflict: a run has not ended (`conversation_busy`): what it adds would come behind these items, which
+                its model has not seen; or the history is kept at a provider (`history_elsewhere`).
+        """
+        return await self._store.add_items(caller, conversation_id, items)
+
+    async def delete_item(self, caller: Caller, conversation_id: str, item_id: str) -> Conversation | None:
+        """Delete an item and what cannot stand without it: a call's output, and reasoning that led to it alone.
+
+        An output alone leaves its call open. None: there is no such item. Records of runs stay as they are.
+
+        Raises:
+            ConversationNotFound: it does not exist for this caller.
+            RunConflict: as in `add_items`.
+        """
+        return await self._store.delete_item(caller, conversation_id, item_id)
 
     async def fork(
         self,

@@ -1,12 +1,13 @@
 """The end of a run, or its waiting for a person, as one record: result, messages, last event, completion event."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
 
 from app.domain.identifiers import new_event_id
+from app.domain.item_texts import content_text
 from app.domain.models.conversations import Item
 from app.domain.models.events import (
     RunCancelled,
@@ -79,17 +80,7 @@ def build_record(
 
 def user_text(items: Sequence[Item]) -> str:
     """Return the text of the user's messages among input items; pictures and files are named, not shown."""
-    return "\n".join(_content_text(item.get("content", "")) for item in items if item.get("role") == "user")
-
-
-def _content_text(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    texts: list[str] = []
-    for part in content if isinstance(content, list) else []:
-        kind = str(part.get("type", "")) if isinstance(part, Mapping) else ""
-        texts.append(str(part.get("text", "")) if kind.endswith("text") else f"[{kind.removeprefix('input_')}]")
-    return "\n".join(texts)
+    return "\n".join(content_text(item.get("content", "")) for item in items if item.get("role") == "user")
 
 
 def _messages(run: Run, outcome: RunOutcome) -> tuple[NewMessage, ...]:

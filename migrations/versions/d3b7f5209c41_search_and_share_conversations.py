@@ -46,7 +46,8 @@ FTS5 = (
     WHERE conversation_id = old.conversation_id AND position = old.position;
     DELETE FROM agent_message_search_rows
     WHERE conversation_id = old.conversation_id AND position = old.position; END""",
-    """CREATE TRIGGER agent_message_search_update AFTER UPDATE OF conversation_id, position, text ON agent_messages BEGIN
+    """CREATE TRIGGER agent_message_search_update AFTER UPDATE OF conversation_id, position, text
+    ON agent_messages BEGIN
     INSERT INTO agent_message_search (agent_message_search, rowid, text)
     SELECT 'delete', id, old.text FROM agent_message_search_rows
     WHERE conversation_id = old.conversation_id AND position = old.position;
@@ -73,29 +74,27 @@ def upgrade() -> None:
     op.add_column("agent_runs", sa.Column("history_end_id", sa.BigInteger))
     op.add_column("agent_runs", sa.Column("last_message", sa.Integer))
     op.create_table(
-        "agent_conversation_shares",
+        "conversation_shares",
         sa.Column("id", sa.String(64), nullable=False),
         sa.Column("conversation_id", sa.String(64), nullable=False),
         sa.Column("token_hash", sa.String(64), nullable=False),
         sa.Column("last_message", sa.Integer, nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_agent_conversation_shares")),
-        sa.UniqueConstraint("token_hash", name=op.f("uq_agent_conversation_shares_token_hash")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_conversation_shares")),
+        sa.UniqueConstraint("token_hash", name=op.f("uq_conversation_shares_token_hash")),
         sa.ForeignKeyConstraint(
             ["conversation_id"],
             ["agent_conversations.id"],
-            name=op.f("fk_agent_conversation_shares_conversation_id_agent_conversations"),
+            name=op.f("fk_conversation_shares_conversation_id_agent_conversations"),
             ondelete="CASCADE",
         ),
     )
-    op.create_index(
-        op.f("ix_agent_conversation_shares_conversation_id_id"), "agent_conversation_shares", ["conversation_id", "id"]
-    )
+    op.create_index(op.f("ix_conversation_shares_conversation_id_id"), "conversation_shares", ["conversation_id", "id"])
 
 
 def downgrade() -> None:
-    op.drop_table("agent_conversation_shares")
+    op.drop_table("conversation_shares")
     op.drop_column("agent_runs", "last_message")
     op.drop_column("agent_runs", "history_end_id")
     if op.get_context().dialect.name == "postgresql":

@@ -27,7 +27,7 @@ TABLES = {
     JOURNAL: {"agent_runs", "agent_run_steps", "agent_run_events", "agent_run_usage", "completion_events"},
     STEP_BY_STEP: {"agent_run_approvals"},
     KEYS: {"organizations", "projects", "api_keys"},
-    SEARCH: {"agent_conversation_shares"},
+    SEARCH: {"conversation_shares"},
     ACCOUNTS: set[str](),
 }
 

@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Any, Final, Literal, cast
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
+from pydantic import BaseModel, ConfigDict
 from starlette.background import BackgroundTask
 
 from app.api.dependencies import Running, Streaming
@@ -14,16 +15,17 @@ from app.api.openai.access import Access
 from app.api.openai.chat_answers import ChatAnswer, waits_for_approval
 from app.api.openai.chat_chunks import ChatChunks
 from app.api.openai.chat_replies import completion
-from app.api.openai.chat_requests import AskedChat, ChatCompletionCreate, asked_chat
+from app.api.openai.chat_requests import AskedChat, ChatCompletionCreate, asked_chat, checked_metadata
 from app.api.openai.chat_runs import answered, forgotten, started, told_batches
+from app.api.openai.chat_stored import deleted, described, found
 from app.api.openai.response_faults import missing, wrong_type
+from app.api.openai.response_input_items import page_of
 from app.api.openai.upstream import model_not_found, upstream_reply
 from app.api.openapi import failures
 from app.api.routes.chat import REPLAYED, IdempotencyKey
 from app.api.sse import EventStreams
 from app.bootstrap import Container
 from app.domain.errors import UnknownAgent
-from app.domain.models.agents import AgentDescriptor
 from app.domain.models.conversations import Caller
 from app.domain.models.runs import RunStatus
 from app.services.runs import RunHandle
@@ -57,10 +59,25 @@ _BODY: Final[dict[str, Any]] = {
     }
 }
 
+_STORED: Final[dict[str, Any]] = {
+    "description": "As in OpenAI's API.",
+    "content": {"application/json": {"schema": {"type": "object"}}},
+}
+
+Id = Annotated[str, Path(alias="completionId")]
+
 ConversationId = Annotated[
     str | None,
     Header(alias="X-Conversation-Id", description="Joins the call to a conversation, as metadata.conversation_id."),
 ]
+
+
+class ChatCompletionUpdate(BaseModel):
+    """What of a completion can be changed."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    metadata: dict[str, Any] | None
 
 
 @router.post(
@@ -98,9 +115,9 @@ async def create_chat_completion(
     if not access.may_use_agent(agent.key):
         raise model_not_found(model)
     endpoint = container.settings.openai.api
-    asked = asked_chat(body, agent.key, endpoint=endpoint, joined=conversation_id)
+    asked = asked_chat(body, agent, endpoint=endpoint, joined=conversation_id)
     handles = await started(container, access.caller, asked, idempotency_key)
-    answers = [_empty_answer(asked, agent) for _ in handles]
+    answers = [ChatAnswer(asked.tool_names, structured=asked.structured) for _ in handles]
     headers = _headers(asked, handles)
     if asked.stream:
         return _streamed(container, streams, access.caller, asked, handles, answers, headers)
@@ -108,6 +125,67 @@ async def create_chat_completion(
     if not asked.kept:
         reply.background = BackgroundTask(forgotten, container, access.caller, handles)
     return reply
+
+
+@router.get(
+    "/{completionId}",
+    summary="Retrieve a chat completion",
+    responses={200: _STORED, **failures(401, 403, 404, 503)},
+    response_class=JsonReply,
+    response_model=None,
+)
+async def retrieve_chat_completion(completion_id: Id, access: Access, container: Running) -> JsonReply:
+    """Tell a completion again that was kept (`store`, or joined to a conversation)."""
+    return JsonReply((await found(container, access.caller, completion_id)).object())
+
+
+@router.post(
+    "/{completionId}",
+    summary="Update a chat completion",
+    responses={200: _STORED, **failures(400, 401, 403, 404, 503)},
+    response_class=JsonReply,
+    response_model=None,
+)
+async def update_chat_completion(
+    body: ChatCompletionUpdate, completion_id: Id, access: Access, container: Running
+) -> JsonReply:
+    """Put other metadata in the place of those of a completion that was kept."""
+    metadata = checked_metadata(body.metadata or {})
+    chat = await found(container, access.caller, completion_id)
+    return JsonReply((await described(container, access.caller, chat, metadata)).object())
+
+
+@router.delete(
+    "/{completionId}",
+    summary="Delete a chat completion",
+    responses={200: _STORED, **failures(401, 403, 404, 503)},
+    response_class=JsonReply,
+    response_model=None,
+)
+async def delete_chat_completion(completion_id: Id, access: Access, container: Running) -> JsonReply:
+    """Delete a completion that was kept; what it added to a conversation with others in it stays there."""
+    await deleted(container, access.caller, await found(container, access.caller, completion_id))
+    return JsonReply({"id": completion_id, "object": "chat.completion.deleted", "deleted": True})
+
+
+@router.get(
+    "/{completionId}/messages",
+    summary="List the messages of a chat completion",
+    responses={200: _STORED, **failures(400, 401, 403, 404, 503)},
+    response_class=JsonReply,
+    response_model=None,
+)
+async def list_chat_messages(
+    completion_id: Id,
+    access: Access,
+    container: Running,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: Literal["asc", "desc"] = "asc",
+    after: Annotated[str | None, Query(description="The last_id of the page before.")] = None,
+) -> JsonReply:
+    """List the messages that were new with a completion that was kept."""
+    messages = (await found(container, access.caller, completion_id)).messages()
+    return JsonReply(page_of(messages, limit, order, after))
 
 
 async def _plain(
@@ -144,13 +222,6 @@ def _streamed(
     if not asked.kept:
         stream.background = BackgroundTask(forgotten, container, caller, handles)
     return stream
-
-
-def _empty_answer(asked: AskedChat, agent: AgentDescriptor) -> ChatAnswer:
-    structured = asked.structured or agent.output_schema is not None
-    # Without tools there is one message, which may be told as it comes.
-    speaks_once = not (agent.tools or agent.handoffs or asked.options.client_tools)
-    return ChatAnswer(asked.tool_names, structured=structured and not speaks_once)
 
 
 def _headers(asked: AskedChat, handles: Sequence[RunHandle]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from app.api.errors import HttpError
 from app.api.json_values import shallow
 from app.api.openai.chat_messages import ChatInput
+from app.api.openai.chat_stored import kept_of
 from app.api.openai.response_faults import fault_of, missing, refused, unknown, wrong_type, wrong_value
 from app.api.openai.response_requests import (
     MAX_METADATA_KEY_CHARS,
@@ -19,6 +20,7 @@ from app.api.openai.response_requests import (
     PromptCacheParam,
 )
 from app.api.output_schemas import checked_schema
+from app.domain.models.agents import AgentDescriptor
 from app.domain.models.conversations import Item
 from app.domain.models.runs import RunOptions
 
@@ -124,7 +126,7 @@ class AskedChat:
     choices: int
     stops: tuple[str, ...]
     structured: bool
-    """Whether the request says what form the answer has."""
+    """Whether the answer has a form and more than one message can come: then only the last one is the answer."""
     stream: bool
     include_usage: bool
 
@@ -134,7 +136,7 @@ class AskedChat:
         return frozenset(str(tool["name"]) for tool in self.options.client_tools)
 
 
-def asked_chat(body: Mapping[str, Any], model: str, *, endpoint: str, joined: str | None) -> AskedChat:
+def asked_chat(body: Mapping[str, Any], agent: AgentDescriptor, *, endpoint: str, joined: str | None) -> AskedChat:
     """Check a body and return what it asks for.
 
     `endpoint` is the API by which models are called, `responses` or `chat_completions`; `joined` is the conversation
@@ -155,7 +157,7 @@ def asked_chat(body: Mapping[str, Any], model: str, *, endpoint: str, joined: st
     except PydanticCustomError as error:
         raise HttpError(400, "invalid_value", "The body is nested too deeply.") from error
     _check_refusals(request, endpoint)
-    metadata = _metadata(request.metadata or {})
+    metadata = checked_metadata(request.metadata or {})
     conversation_id = _conversation(metadata.pop(CONVERSATION_KEY, None), joined)
     choices = request.n or 1
     kept = request.store is True or conversation_id is not None
@@ -166,22 +168,26 @@ def asked_chat(body: Mapping[str, Any], model: str, *, endpoint: str, joined: st
     tools = _tools(request.tools or [])
     schema = _schema(request.response_format)
     instructions, items = _input(ChatInput(request.messages), conversation_id, kept=kept)
+    stops = _stops(request.stop)
+    has_form = schema is not None or agent.output_schema is not None
+    structured = has_form and bool(agent.tools or agent.handoffs or tools)
     options = RunOptions(
         model_settings=_settings(request, frozenset(str(tool["name"]) for tool in tools)),
         metadata=metadata,
         output_schema=schema,
         instructions=instructions,
         client_tools=tools,
+        surface=kept_of(agent.key, stops, structured=structured, opened=conversation_id is None) if kept else {},
     )
     return AskedChat(
-        model=model,
+        model=agent.key,
         input=items,
         options=options,
         conversation_id=conversation_id,
         kept=kept,
         choices=choices,
-        stops=_stops(request.stop),
-        structured=schema is not None,
+        stops=stops,
+        structured=structured,
         stream=request.stream is True,
         include_usage=request.stream_options is not None and request.stream_options.include_usage is True,
     )
@@ -221,7 +227,12 @@ def _conversation(in_metadata: str | None, in_header: str | None) -> str | None:
     return in_header if in_metadata is None else in_metadata
 
 
-def _metadata(given: Mapping[str, Any]) -> dict[str, str]:
+def checked_metadata(given: Mapping[str, Any]) -> dict[str, str]:
+    """Return metadata unchanged.
+
+    Raises:
+        HttpError: they are too many or too long, or no texts (400).
+    """
     if len(given) > MAX_METADATA_PAIRS:
         raise wrong_value("metadata", f"at most {MAX_METADATA_PAIRS} pairs are kept.")
     for key, value in given.items():

@@ -21,9 +21,10 @@ from app.api.openai.response_input_items import input_items, page_of
 from app.api.openai.response_objects import ResponseEnd
 from app.api.openai.response_requests import AskedResponse, asked_response, request_schema
 from app.api.openai.response_runs import FoundResponse, StartedResponse, deleted, forgotten, found, gone_on, started
+from app.api.openai.response_schemas import ResponseDeletedReply, ResponseItemsReply, ResponseReply
 from app.api.openai.response_streams import ResponseFrames, is_whole, played, played_so_far, told_batches
 from app.api.openai.upstream import model_not_found, upstream_reply
-from app.api.openapi import failures
+from app.api.openapi import content, failures, replies
 from app.api.routes.chat import REPLAYED, IdempotencyKey
 from app.api.sse import EventStreams
 from app.bootstrap import Container
@@ -41,19 +42,10 @@ CANCEL_POLL_S: Final = 0.05
 """How often a waiting run that was cancelled is looked at until a process has closed it."""
 
 _CREATE_ERRORS: Final = (400, 401, 404, 409, 413, 429, 502, 503, 504)
-_SCHEMA: Final[dict[str, Any]] = {"type": "object", "description": "A Response object of the API."}
 _RESPONSE: Final[dict[str, Any]] = {
     "description": "The response; with `stream`, its events: the name of each is its `type`, "
     "`sequence_number` counts them from 0 without gaps.",
-    "content": {"application/json": {"schema": _SCHEMA}, "text/event-stream": {"schema": {"type": "string"}}},
-}
-_FOUND: Final[dict[str, Any]] = {
-    "description": "The response.",
-    "content": {"application/json": {"schema": _SCHEMA}},
-}
-_LIST: Final[dict[str, Any]] = {
-    "description": "A page.",
-    "content": {"application/json": {"schema": {"type": "object", "description": "A list object of the API."}}},
+    "content": {**content(ResponseReply), "text/event-stream": {"schema": {"type": "string"}}},
 }
 _BODY: Final[dict[str, Any]] = {
     "requestBody": {
@@ -195,7 +187,7 @@ async def retrieve_response(
 @router.post(
     "/{responseId}/cancel",
     summary="Cancel a response",
-    responses={200: _FOUND, **failures(401, 404, 503)},
+    responses=replies(ResponseReply, 401, 404, 503, description="How it ended, by this or before it."),
     response_class=JsonReply,
     response_model=None,
 )
@@ -212,7 +204,7 @@ async def cancel_response(response_id: Id, access: Access, container: Running) -
 @router.delete(
     "/{responseId}",
     summary="Delete a response",
-    responses={200: _FOUND, **failures(401, 404, 503)},
+    responses=replies(ResponseDeletedReply, 401, 404, 503, description="It is gone."),
     response_class=JsonReply,
     response_model=None,
 )
@@ -226,7 +218,7 @@ async def delete_response(response_id: Id, access: Access, container: Running) -
 @router.get(
     "/{responseId}/input_items",
     summary="List the input items of a response",
-    responses={200: _LIST, **failures(400, 401, 404, 503)},
+    responses=replies(ResponseItemsReply, 400, 401, 404, 503, description="A page."),
     response_class=JsonReply,
     response_model=None,
 )

@@ -36,7 +36,8 @@ SQLITE_STATEMENTS: Final[Sequence[str]] = (
     WHERE conversation_id = old.conversation_id AND position = old.position;
     DELETE FROM agent_message_search_rows
     WHERE conversation_id = old.conversation_id AND position = old.position; END""",
-    """CREATE TRIGGER agent_message_search_update AFTER UPDATE OF conversation_id, position, text ON agent_messages BEGIN
+    """CREATE TRIGGER agent_message_search_update AFTER UPDATE OF conversation_id, position, text
+    ON agent_messages BEGIN
     INSERT INTO agent_message_search (agent_message_search, rowid, text)
     SELECT 'delete', id, old.text FROM agent_message_search_rows
     WHERE conversation_id = old.conversation_id AND position = old.position;

@@ -5,7 +5,7 @@ from sqlalchemy import Column, ForeignKey, Index, Integer, String, Table
 from app.infrastructure.persistence.tables import UtcDateTime, conversations, metadata
 
 conversation_shares = Table(
-    "agent_conversation_shares",
+    "conversation_shares",
     metadata,
     Column("id", String(64), primary_key=True),
     Column("conversation_id", ForeignKey(conversations.c.id, ondelete="CASCADE"), nullable=False),

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
@@ -9,6 +10,7 @@ from pydantic import TypeAdapter
 from app.api.openai.response_events import ResponseEvents
 from app.api.openai.response_ids import ResponseId
 from app.api.openai.response_objects import ResponseHead
+from app.api.openai.response_schemas import ResponseReply
 from app.domain.models.events import (
     ApprovalRequested,
     HandoffOccurred,
@@ -78,6 +80,8 @@ def played(log: list[RunEvent], part: int = 1, **given: Any) -> tuple[list[dict[
         told += events.feed(event)
     for event in told:
         WIRE.validate_python(event)
+        if "response" in event:
+            msgspec.convert(event["response"], ResponseReply)  # as the API's description says
     assert [event["sequence_number"] for event in told] == list(range(len(told)))
     return told, events
 
