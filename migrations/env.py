@@ -16,7 +16,7 @@ from alembic.autogenerate.api import AutogenContext
 from sqlalchemy import Connection, func, select, text
 
 from app.domain.errors import ConfigurationError, StorageUnavailable
-from app.infrastructure.persistence import access_tables, share_tables  # noqa: F401 - in `metadata`, too
+from app.infrastructure.persistence import access_tables, completion_tables, share_tables  # noqa: F401 - in `metadata`, too
 from app.infrastructure.persistence.engine import build_engine, normalize_url
 from app.infrastructure.persistence.search_tables import SEARCH_TABLE
 from app.infrastructure.persistence.tables import JsonText, Money, UtcDateTime, metadata

@@ -18,7 +18,12 @@ import pytest
 from sqlalchemy import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.infrastructure.persistence import access_tables, search_tables, share_tables  # noqa: F401 - in `metadata`, too
+from app.infrastructure.persistence import (  # noqa: F401 - in `metadata`, too
+    access_tables,
+    completion_tables,
+    search_tables,
+    share_tables,
+)
 from app.infrastructure.persistence.engine import build_engine
 from app.infrastructure.persistence.tables import metadata
 

@@ -20,10 +20,11 @@ from app.api.errors import (
     handle_validation_error,
 )
 from app.api.middleware import BodyDeadline, JsonBodies, RequestContext, RequestLimit
-from app.api.openai import chat_completions, embeddings, keys, models, responses, usage
+from app.api.openai import chat_completions, conversation_shares, embeddings, keys, models, responses, usage
+from app.api.openai import conversations as openai_conversations
 from app.api.openai.access import principal_of
 from app.api.openai.upstream_shortcut import UpstreamShortcut
-from app.api.openapi import describe
+from app.api.openapi import TAGS, describe
 from app.api.routes import ag_ui, ai_sdk, approvals, catalog, chat, conversations, docs, health, runs, sessions
 from app.api.sse import EventStreams
 from app.bootstrap import AgentSource, ContextFactory, open_container
@@ -43,6 +44,8 @@ ROUTERS = (
     approvals.router,
     conversations.router,
     catalog.router,
+    openai_conversations.router,
+    conversation_shares.router,
     keys.router,
     usage.router,
     ai_sdk.router,
@@ -106,6 +109,7 @@ def create_app(
         title="durable-agents",
         version=__version__,
         description=DESCRIPTION,
+        openapi_tags=TAGS,
         lifespan=lifespan,
         # Both pages load scripts from a CDN.
         docs_url=None,

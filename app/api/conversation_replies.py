@@ -64,7 +64,7 @@ class HitReply(Struct, frozen=True, rename="camel"):
 
 
 class HitList(Struct, frozen=True, kw_only=True):
-    """Messages that a search found, newest first."""
+    """Messages that a search found, best first."""
 
     object: Literal["list"] = "list"
     data: list[HitReply]

@@ -202,4 +202,7 @@ def _log_request(scope: Scope, status: int, started: float) -> None:
     raw_path: bytes = scope.get("raw_path") or path.encode()
     duration_ms = round((time.perf_counter() - started) * 1000)
     shown = raw_path.partition(b"?")[0][:200].decode("latin-1")
+    # Whoever knows a link's token may read what it leads to.
+    start, link, _ = shown.partition("/v1/shared/")
+    shown = f"{start}{link}…" if link else shown
     write("http_request", method=scope["method"], path=shown, status=status, duration_ms=duration_ms)

@@ -126,7 +126,7 @@ def show(shown: Shown, owner: Owner, place: Place) -> None:
 
 
 def search(query: Query, owner: Owner, place: Place) -> None:
-    """Find messages that hold all words of a query, newest first."""
+    """Find messages that hold all words of a query, best first."""
 
     async def read() -> list[MessageHit]:
         async with system(place) as container:

@@ -18,7 +18,8 @@ STEP_BY_STEP = "b1d9c04e7a35"
 KEYS = "c2a4e61f8d10"
 SEARCH = "d3b7f5209c41"
 ACCOUNTS = "e4c80a3b6d52"
-ALL = [CONVERSATIONS, SDK_SESSIONS, JOURNAL, STEP_BY_STEP, KEYS, SEARCH, ACCOUNTS]
+DELIVERIES = "f7a1c93e5b60"
+ALL = [CONVERSATIONS, SDK_SESSIONS, JOURNAL, STEP_BY_STEP, KEYS, SEARCH, ACCOUNTS, DELIVERIES]
 HEAD = ALL[-1]
 
 TABLES = {
@@ -29,6 +30,7 @@ TABLES = {
     KEYS: {"organizations", "projects", "api_keys"},
     SEARCH: {"conversation_shares"},
     ACCOUNTS: set[str](),
+    DELIVERIES: {"completion_sequence", "completion_destinations", "completion_deliveries", "webhook_endpoints"},
 }
 
 

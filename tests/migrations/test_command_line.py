@@ -52,7 +52,8 @@ def test_the_statements_can_be_printed_for_postgresql() -> None:
     assert done.returncode == 0, done.stderr
     ours = set().union(*TABLES.values())
     assert done.stdout.count("CREATE TABLE ") == len(ours | {"alembic_version"})
-    assert done.stdout.count("COMMIT;") == len(ALL)
+    # One revision builds an index outside of its transaction.
+    assert done.stdout.count("COMMIT;") == len(ALL) + 1
 
 
 @pytest.mark.parametrize("secret", ["password", "://"])

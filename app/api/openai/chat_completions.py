@@ -15,13 +15,14 @@ from app.api.openai.access import Access
 from app.api.openai.chat_answers import ChatAnswer, waits_for_approval
 from app.api.openai.chat_chunks import ChatChunks
 from app.api.openai.chat_replies import completion
-from app.api.openai.chat_requests import AskedChat, ChatCompletionCreate, asked_chat, checked_metadata
+from app.api.openai.chat_requests import CONVERSATION_KEY, AskedChat, asked_chat, checked_metadata, request_schema
 from app.api.openai.chat_runs import answered, forgotten, started, told_batches
+from app.api.openai.chat_schemas import ChatCompletion, ChatCompletionDeleted, ChatMessageList
 from app.api.openai.chat_stored import deleted, described, found
-from app.api.openai.response_faults import missing, wrong_type
+from app.api.openai.response_faults import missing, wrong_type, wrong_value
 from app.api.openai.response_input_items import page_of
 from app.api.openai.upstream import model_not_found, upstream_reply
-from app.api.openapi import failures
+from app.api.openapi import EVENT_STREAM, content, failures, replies
 from app.api.routes.chat import REPLAYED, IdempotencyKey
 from app.api.sse import EventStreams
 from app.bootstrap import Container
@@ -43,8 +44,8 @@ _COMPLETION: Final[dict[str, Any]] = {
         "x-run-id": {"schema": {"type": "string"}, "description": "The run of the first choice."},
     },
     "content": {
-        "application/json": {"schema": {"type": "object", "description": "A chat completion object of the API."}},
-        "text/event-stream": {"schema": {"type": "string"}},
+        **content(ChatCompletion),
+        **EVENT_STREAM,
     },
 }
 _BODY: Final[dict[str, Any]] = {
@@ -52,16 +53,10 @@ _BODY: Final[dict[str, Any]] = {
         "required": True,
         "content": {
             "application/json": {
-                "schema": ChatCompletionCreate.model_json_schema(),
-                "example": {"model": "assistant", "messages": [{"role": "user", "content": "hello"}]},
+                "schema": request_schema(),
             }
         },
     }
-}
-
-_STORED: Final[dict[str, Any]] = {
-    "description": "As in OpenAI's API.",
-    "content": {"application/json": {"schema": {"type": "object"}}},
 }
 
 Id = Annotated[str, Path(alias="completionId")]
@@ -130,7 +125,7 @@ async def create_chat_completion(
 @router.get(
     "/{completionId}",
     summary="Retrieve a chat completion",
-    responses={200: _STORED, **failures(401, 403, 404, 503)},
+    responses=replies(ChatCompletion, 401, 403, 404, 503, description="As it was answered."),
     response_class=JsonReply,
     response_model=None,
 )
@@ -142,7 +137,7 @@ async def retrieve_chat_completion(completion_id: Id, access: Access, container:
 @router.post(
     "/{completionId}",
     summary="Update a chat completion",
-    responses={200: _STORED, **failures(400, 401, 403, 404, 503)},
+    responses=replies(ChatCompletion, 400, 401, 403, 404, 503, description="As it is now."),
     response_class=JsonReply,
     response_model=None,
 )
@@ -151,6 +146,8 @@ async def update_chat_completion(
 ) -> JsonReply:
     """Put other metadata in the place of those of a completion that was kept."""
     metadata = checked_metadata(body.metadata or {})
+    if CONVERSATION_KEY in metadata:
+        raise wrong_value(f"metadata.{CONVERSATION_KEY}", "a completion stays in its conversation.")
     chat = await found(container, access.caller, completion_id)
     return JsonReply((await described(container, access.caller, chat, metadata)).object())
 
@@ -158,7 +155,7 @@ async def update_chat_completion(
 @router.delete(
     "/{completionId}",
     summary="Delete a chat completion",
-    responses={200: _STORED, **failures(401, 403, 404, 503)},
+    responses=replies(ChatCompletionDeleted, 401, 403, 404, 503, description="It is gone."),
     response_class=JsonReply,
     response_model=None,
 )
@@ -171,7 +168,7 @@ async def delete_chat_completion(completion_id: Id, access: Access, container: R
 @router.get(
     "/{completionId}/messages",
     summary="List the messages of a chat completion",
-    responses={200: _STORED, **failures(400, 401, 403, 404, 503)},
+    responses=replies(ChatMessageList, 400, 401, 403, 404, 503, description="A page."),
     response_class=JsonReply,
     response_model=None,
 )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
-from app.api.openai.response_faults import missing, refused, unknown, wrong_type, wrong_value
+from app.api.openai.response_faults import missing, path_of, refused, unknown, wrong_type, wrong_value
 from app.domain.models.conversations import Item
 
 MAX_MESSAGES: Final = 10_000
@@ -285,7 +285,7 @@ def _only(given: Mapping[str, Any], param: str, *names: str) -> None:
             continue
         if name in {"audio", "function_call"}:
             raise refused(f"{param}.{name}", "it is not supported.")
-        raise unknown(f"{param}.{name[:40]}")
+        raise unknown(f"{param}.{path_of((name,))}")
 
 
 def _text(given: Mapping[str, Any], name: str, param: str) -> str:

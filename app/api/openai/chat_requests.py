@@ -12,7 +12,7 @@ from app.api.errors import HttpError
 from app.api.json_values import shallow
 from app.api.openai.chat_messages import ChatInput
 from app.api.openai.chat_stored import kept_of
-from app.api.openai.response_faults import fault_of, missing, refused, unknown, wrong_type, wrong_value
+from app.api.openai.response_faults import fault_of, missing, path_of, refused, unknown, wrong_type, wrong_value
 from app.api.openai.response_requests import (
     MAX_METADATA_KEY_CHARS,
     MAX_METADATA_PAIRS,
@@ -78,7 +78,10 @@ class ChatCompletionCreate(_Body):
     """What a chat completion is asked for with. Anything else that the API has is refused by name."""
 
     model: str = Field(min_length=1, max_length=255, description="An agent's key.")
-    messages: Any = Field(description="The conversation so far, as in OpenAI's API.")
+    messages: Any = Field(
+        description="The conversation so far, as in OpenAI's API.",
+        json_schema_extra={"type": "array", "minItems": 1, "items": {"type": "object", "required": ["role"]}},
+    )
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     logit_bias: dict[str, int] | None = Field(default=None, max_length=1024)
     logprobs: bool | None = Field(default=None, description="Only false is taken.")
@@ -112,6 +115,18 @@ class ChatCompletionCreate(_Body):
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
+def request_schema() -> dict[str, Any]:
+    """Return the JSON schema of a body, without references: it stands in another document."""
+    schema = ChatCompletionCreate.model_json_schema()
+    parts = schema.pop("$defs")
+    for field in schema["properties"].values():
+        if "anyOf" in field:
+            field["anyOf"] = [
+                parts[kind["$ref"].rpartition("/")[2]] if "$ref" in kind else kind for kind in field["anyOf"]
+            ]
+    return schema
+
+
 @dataclass(frozen=True, slots=True)
 class AskedChat:
     """What a request asks for."""
@@ -121,6 +136,8 @@ class AskedChat:
     options: RunOptions
     conversation_id: str | None
     """The conversation that it is joined to; None: a new one."""
+    conversation_param: str
+    """Where the request names it."""
     kept: bool
     """Whether that stays when the run has ended."""
     choices: int
@@ -158,6 +175,7 @@ def asked_chat(body: Mapping[str, Any], agent: AgentDescriptor, *, endpoint: str
         raise HttpError(400, "invalid_value", "The body is nested too deeply.") from error
     _check_refusals(request, endpoint)
     metadata = checked_metadata(request.metadata or {})
+    named = f"metadata.{CONVERSATION_KEY}" if CONVERSATION_KEY in metadata else "X-Conversation-Id"
     conversation_id = _conversation(metadata.pop(CONVERSATION_KEY, None), joined)
     choices = request.n or 1
     kept = request.store is True or conversation_id is not None
@@ -184,6 +202,7 @@ def asked_chat(body: Mapping[str, Any], agent: AgentDescriptor, *, endpoint: str
         input=items,
         options=options,
         conversation_id=conversation_id,
+        conversation_param=named,
         kept=kept,
         choices=choices,
         stops=stops,
@@ -236,7 +255,7 @@ def checked_metadata(given: Mapping[str, Any]) -> dict[str, str]:
     if len(given) > MAX_METADATA_PAIRS:
         raise wrong_value("metadata", f"at most {MAX_METADATA_PAIRS} pairs are kept.")
     for key, value in given.items():
-        param = f"metadata.{key[:MAX_METADATA_KEY_CHARS]}"
+        param = f"metadata.{path_of((key[:MAX_METADATA_KEY_CHARS],))}"
         if not isinstance(value, str):
             raise wrong_type(param, "a string", value)
         if len(value) > MAX_METADATA_VALUE_CHARS:
@@ -367,4 +386,4 @@ def _tool_choice(given: Any, names: frozenset[str]) -> str:
 def _only(given: Mapping[Any, Any], param: str, names: frozenset[str]) -> None:
     for name, value in given.items():
         if value is not None and name not in names:
-            raise unknown(f"{param}.{str(name)[:40]}")
+            raise unknown(f"{param}.{path_of((str(name),))}")

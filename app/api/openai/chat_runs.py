@@ -12,7 +12,7 @@ from app.api.openai.chat_answers import ChatAnswer
 from app.api.openai.chat_chunks import ChatChunks, ChoiceBatch
 from app.api.openai.chat_requests import AskedChat
 from app.bootstrap import Container
-from app.domain.errors import AppError, ConversationNotFound, RequestError
+from app.domain.errors import AppError, ConversationNotFound, RequestError, RunNotFound
 from app.domain.models.conversations import Caller
 from app.domain.models.events import EventBatch, RunWaiting
 from app.domain.models.runs import FINAL_STATUSES, RunRequest, RunStatus
@@ -23,11 +23,9 @@ log = structlog.get_logger(__name__)
 _PARAMS: Final[Mapping[str, str]] = {
     "agent": "model",
     "client_tools": "tools",
-    "conversation_id": "metadata.conversation_id",
     "idempotency_key": "Idempotency-Key",
     "input": "messages",
     "instructions": "messages",
-    "on_busy": "metadata.conversation_id",
     "output_schema": "response_format.json_schema.schema",
 }
 """What services call otherwise than this API."""
@@ -44,7 +42,7 @@ async def started(
     """
     handles: list[RunHandle] = []
     try:
-        with _wire_params():
+        with _wire_params(asked.conversation_param):
             for index in range(asked.choices):
                 key = f"{idempotency_key}#{index}" if idempotency_key is not None and index else idempotency_key
                 request = RunRequest(
@@ -95,6 +93,8 @@ async def told_batches(
         if len(readers) == 1:
             async for batch in readers[0]:
                 yield batch
+                if chunks.is_over:
+                    return
             return
         nexts = {asyncio.ensure_future(_next(reader)): reader for reader in readers}
         while nexts and not chunks.is_over:
@@ -123,7 +123,7 @@ async def forgotten(container: Container, caller: Caller, handles: Sequence[RunH
         try:
             if (await handle.result()).status in FINAL_STATUSES:
                 await container.conversations.delete(caller, handle.conversation_id)
-        except ConversationNotFound:
+        except (ConversationNotFound, RunNotFound):
             continue  # a repeated request has done it
         except AppError as error:
             log.warning("conversation_not_forgotten", run_id=handle.run_id, code=error.code)
@@ -154,19 +154,23 @@ async def _told(container: Container, caller: Caller, handle: RunHandle, choice:
 
 
 @contextmanager
-def _wire_params() -> Generator[None]:
+def _wire_params(conversation: str) -> Generator[None]:
     """Name parameters as this API does in what services refuse in the block."""
     try:
         yield
     except RequestError as error:
         body = body_of(error)
-        raise HttpError(status_of(error).status, body.code, body.message, param=_wire(error.param)) from error
+        raise HttpError(
+            status_of(error).status, body.code, body.message, param=_wire(error.param, conversation)
+        ) from error
 
 
-def _wire(param: str | None) -> str | None:
+def _wire(param: str | None, conversation: str) -> str | None:
     if param is None:
         return None
     root, bracket, rest = param.partition("[")
+    if root in {"conversation_id", "on_busy"}:
+        return conversation
     if root == "client_tools" and bracket:
         index, _, field = rest.partition("].")
         return f"tools[{index}].function.{field}" if field else f"tools[{rest}"

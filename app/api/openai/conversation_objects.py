@@ -78,11 +78,11 @@ class ConversationHitList(Struct, frozen=True, kw_only=True):
     has_more: bool
 
 
-class ShareObject(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ShareObject(Struct, frozen=True, kw_only=True):
     """A link that shows a conversation's messages to whoever holds its token."""
 
     id: str
-    object: Literal["conversation.share"] | UnsetType = UNSET
+    object: Literal["conversation.share"] = "conversation.share"
     conversation_id: str
     created_at: int
     expires_at: int
@@ -175,7 +175,6 @@ def issued_share_object(issued: IssuedShare) -> ShareObject:
     share = issued.share
     return ShareObject(
         id=share.id,
-        object="conversation.share",
         conversation_id=share.conversation_id,
         created_at=int(share.created_at.timestamp()),
         expires_at=int(share.expires_at.timestamp()),
@@ -189,7 +188,6 @@ def share_object_list(page: Sequence[Share], *, has_more: bool) -> ShareObjectLi
     data = [
         ShareObject(
             id=share.id,
-            object="conversation.share",
             conversation_id=share.conversation_id,
             created_at=int(share.created_at.timestamp()),
             expires_at=int(share.expires_at.timestamp()),
@@ -231,5 +229,5 @@ def _message(message: Message) -> ConversationMessage:
     )
 
 
-def _ends(data: Sequence[Any]) -> dict[str, str | None]:
+def _ends(data: Sequence[Any]) -> dict[str, Any]:
     return {"first_id": data[0].id if data else None, "last_id": data[-1].id if data else None}

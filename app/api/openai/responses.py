@@ -24,7 +24,7 @@ from app.api.openai.response_runs import FoundResponse, StartedResponse, deleted
 from app.api.openai.response_schemas import ResponseDeletedReply, ResponseItemsReply, ResponseReply
 from app.api.openai.response_streams import ResponseFrames, is_whole, played, played_so_far, told_batches
 from app.api.openai.upstream import model_not_found, upstream_reply
-from app.api.openapi import content, failures, replies
+from app.api.openapi import EVENT_STREAM, content, failures, replies
 from app.api.routes.chat import REPLAYED, IdempotencyKey
 from app.api.sse import EventStreams
 from app.bootstrap import Container
@@ -45,7 +45,7 @@ _CREATE_ERRORS: Final = (400, 401, 404, 409, 413, 429, 502, 503, 504)
 _RESPONSE: Final[dict[str, Any]] = {
     "description": "The response; with `stream`, its events: the name of each is its `type`, "
     "`sequence_number` counts them from 0 without gaps.",
-    "content": {**content(ResponseReply), "text/event-stream": {"schema": {"type": "string"}}},
+    "content": {**content(ResponseReply), **EVENT_STREAM},
 }
 _BODY: Final[dict[str, Any]] = {
     "requestBody": {
@@ -130,6 +130,7 @@ async def _reply(
 @router.post(
     "/compact",
     summary="Compact a conversation (not supported)",
+    status_code=400,
     responses=failures(400, 401),
     response_class=JsonReply,
     response_model=None,
@@ -142,6 +143,7 @@ async def compact_response(_access: Access) -> JsonReply:
 @router.post(
     "/input_tokens",
     summary="Count the tokens of an input (not supported)",
+    status_code=400,
     responses=failures(400, 401),
     response_class=JsonReply,
     response_model=None,

@@ -10,7 +10,7 @@ from app.api.ag_ui_requests import RunAgentBody, ag_ui_input, run_options
 from app.api.dependencies import Running, Streaming, check_agent
 from app.api.narrator import Narrator
 from app.api.openai.access import Access
-from app.api.openapi import failures
+from app.api.openapi import EVENT_STREAM, failures
 from app.api.sse import EventStream
 from app.api.told_runs import GoneOn, gone_on, params_named, start_key, told
 from app.bootstrap import Container
@@ -38,7 +38,7 @@ _STREAM: Final[dict[str, Any]] = {
         name: {"schema": {"type": "string"}, "description": description}
         for name, description in (("x-run-id", "Our id of the run."), ("x-conversation-id", "Its conversation."))
     },
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    "content": EVENT_STREAM,
 }
 
 

@@ -10,7 +10,7 @@ from app.api.ai_sdk_requests import ChatBody, new_input
 from app.api.dependencies import Running, Streaming
 from app.api.narrator import Narrator
 from app.api.openai.access import Access
-from app.api.openapi import failures
+from app.api.openapi import EVENT_STREAM, failures
 from app.api.sse import EventStream, EventStreams
 from app.api.told_runs import GoneOn, agent_for, gone_on, params_named, start_key, told
 from app.bootstrap import Container
@@ -40,7 +40,7 @@ _STREAM: Final[dict[str, Any]] = {
             ("x-conversation-id", "Its conversation."),
         )
     },
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    "content": EVENT_STREAM,
 }
 
 

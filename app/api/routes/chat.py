@@ -12,7 +12,7 @@ from app.api.errors import HttpError, failed_run_reply
 from app.api.json_replies import JsonReply
 from app.api.json_values import JsonObject, shallow
 from app.api.openai.access import Access
-from app.api.openapi import content, failures, replies
+from app.api.openapi import EVENT_STREAM, content, failures, replies
 from app.api.output_schemas import OutputSchema
 from app.api.run_replies import RunReply, run_reply
 from app.api.sse import EventStream
@@ -42,7 +42,7 @@ _STREAM: Final[dict[str, Any]] = {
             (REPLAYED, "true: an earlier request with the same Idempotency-Key has started the run."),
         )
     },
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    "content": EVENT_STREAM,
 }
 _WAITING: Final[dict[str, Any]] = {
     "description": "The run waits for the approvals in the reply; it goes on at POST /api/runs/{runId}/approvals.",

@@ -1,11 +1,11 @@
 """Conversations of the session's user: list, search, show, export, delete."""
 
-from collections.abc import AsyncIterator
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 from starlette.responses import StreamingResponse
 
+from app.api.conversation_files import FILES, FileFormat, file_reply
 from app.api.conversation_replies import (
     ConversationDetail,
     ConversationList,
@@ -23,13 +23,6 @@ router = APIRouter(prefix="/api/conversations", tags=["conversations"])
 
 ConversationId = Annotated[str, Path(alias="conversationId")]
 Limit = Annotated[int, Query(ge=1, le=100, description="Most entries of the reply.")]
-_FILES: Final[dict[str, Any]] = {
-    "description": "The conversation as a file.",
-    "content": {
-        "application/jsonl": {"schema": {"type": "string"}},
-        "text/markdown": {"schema": {"type": "string"}},
-    },
-}
 
 
 @router.get(
@@ -63,7 +56,7 @@ async def search_messages(
     q: Annotated[str, Query(description="Words that a message must all hold.")],
     limit: Limit = 20,
 ) -> JsonReply:
-    """Find the user's messages that hold all words, newest first."""
+    """Find the user's messages that hold all words, best first."""
     return JsonReply(hit_list(await container.conversations.search(caller, q, limit=limit)))
 
 
@@ -82,7 +75,7 @@ async def show_conversation(conversation_id: ConversationId, caller: SessionCall
 @router.get(
     "/{conversationId}/export",
     summary="Export a conversation",
-    responses={200: _FILES, **failures(400, 401, 404, 503)},
+    responses={200: FILES, **failures(400, 401, 404, 503)},
     response_class=StreamingResponse,
     response_model=None,
 )
@@ -90,28 +83,10 @@ async def export_conversation(
     conversation_id: ConversationId,
     caller: SessionCaller,
     container: Running,
-    form: Annotated[
-        Literal["jsonl", "markdown"],
-        Query(
-            alias="format", description="jsonl: the history's items, for programs; markdown: the messages, for people."
-        ),
-    ] = "jsonl",
+    form: FileFormat = "jsonl",
 ) -> StreamingResponse:
     """Download a conversation; it is read and sent in pages."""
-    if form == "jsonl":
-        parts, kind, suffix = (
-            (await container.conversations.export_jsonl(caller, conversation_id)),
-            "application/jsonl",
-            "jsonl",
-        )
-    else:
-        parts, kind, suffix = (
-            (await container.conversations.export_markdown(caller, conversation_id)),
-            "text/markdown",
-            "md",
-        )
-    headers = {"content-disposition": f'attachment; filename="{conversation_id}.{suffix}"'}
-    return StreamingResponse(_utf8(parts), headers=headers, media_type=f"{kind}; charset=utf-8")
+    return await file_reply(container.conversations, caller, conversation_id, form)
 
 
 @router.delete(
@@ -125,8 +100,3 @@ async def delete_conversation(conversation_id: ConversationId, caller: SessionCa
     """Delete a conversation with its messages, history and runs; what it used stays on the bill."""
     await container.conversations.delete(caller, conversation_id)
     return JsonReply(DeletedReply(conversation_id))
-
-
-async def _utf8(parts: AsyncIterator[str]) -> AsyncIterator[bytes]:
-    async for part in parts:
-        yield part.encode("utf-8", "replace")

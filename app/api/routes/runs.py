@@ -11,7 +11,7 @@ from pydantic import Field
 from app.api.dependencies import Running, SessionCaller, Streaming
 from app.api.json_replies import JsonReply
 from app.api.openai.access import Access
-from app.api.openapi import content, failures, replies
+from app.api.openapi import EVENT_STREAM, content, failures, replies
 from app.api.routes.chat import REPLAYED, START_ERRORS, ChatRequest, IdempotencyKey, replayed, run_request
 from app.api.run_replies import (
     RunList,
@@ -57,7 +57,7 @@ _STOPPING: Final[dict[str, Any]] = {
 }
 _STREAM: Final[dict[str, Any]] = {
     "description": "The events, as in POST /api/chat/stream.",
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    "content": EVENT_STREAM,
 }
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, column, func, literal_column, select, table
+from sqlalchemy import ColumnElement, Select, and_, column, func, literal_column, select, table
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.domain.models.conversations import Caller, MessageHit
@@ -16,10 +16,11 @@ from app.infrastructure.persistence.tables import conversations, messages
 MAX_HITS: Final = 100
 MAX_QUERY_CHARS: Final = 1000
 """Characters of a query that are looked at."""
+MAX_RANKED: Final = 2000
+"""How many messages PostgreSQL ranks at most, the newest: for each of them it takes the text apart again."""
 SNIPPET_CHARS: Final = 160
 
 _CONFIGURATION: Final = literal_column("'simple'")
-_VECTOR: Final = func.to_tsvector(_CONFIGURATION, func.left(messages.c.text, literal_column(str(INDEXED_CHARS))))
 _fts = table(SEARCH_TABLE, column("rowid"), column("rank"), column(SEARCH_TABLE))
 _fts_rows = table("agent_message_search_rows", column("id"), column("conversation_id"), column("position"))
 
@@ -43,10 +44,9 @@ class ConversationSearch(ConversationPart):
         async with reading(self._engine) as connection:
             by_words = await self._has_words(connection)
             indexed = [word for word in words if by_words and any(map(str.isalnum, word))]
-            statement = _matching(indexed, connection.dialect.name)
             read = (messages.c.text.icontains(word, autoescape=True) for word in words if word not in indexed)
-            newest = (messages.c.created_at.desc(), messages.c.conversation_id.desc(), messages.c.position.desc())
-            statement = statement.where(*of_caller(caller, "chat"), *read).order_by(*newest)
+            conditions = [*of_caller(caller, "chat"), *read]
+            statement = _found(indexed, conditions, connection.dialect.name)
             rows = (await connection.execute(statement.limit(min(limit, MAX_HITS)))).all()
         return [
             MessageHit(row.conversation_id, row.title, message_of(row), snippet=snippet(row.text, words))
@@ -60,28 +60,41 @@ class ConversationSearch(ConversationPart):
         return self._by_words
 
 
-def _matching(words: Sequence[str], dialect: str) -> Select[Any]:
-    statement = select(messages, conversations.c.title).join(
-        conversations, conversations.c.id == messages.c.conversation_id
+def _found(words: Sequence[str], conditions: Sequence[ColumnElement[bool]], dialect: str) -> Select[Any]:
+    """Return the statement for messages that begin words with all the words, best first, then newest first."""
+    statement = (
+        select(messages, conversations.c.title)
+        .join(conversations, conversations.c.id == messages.c.conversation_id)
+        .where(*conditions)
     )
+    newest = (messages.c.created_at.desc(), messages.c.conversation_id.desc(), messages.c.position.desc())
     if not words:
-        return statement
+        return statement.order_by(*newest)
     if dialect == "sqlite":
         # Each word is a quoted phrase, in which nothing has a meaning but the doubled quote; `*` makes it a beginning.
         asked = " ".join(f'"{word.replace(chr(34), chr(34) * 2)}"*' for word in words)
+        numbered = and_(
+            _fts_rows.c.conversation_id == messages.c.conversation_id, _fts_rows.c.position == messages.c.position
+        )
         return (
-            statement.join(
-                _fts_rows,
-                (_fts_rows.c.conversation_id == messages.c.conversation_id)
-                & (_fts_rows.c.position == messages.c.position),
-            )
+            statement.join(_fts_rows, numbered)
             .join(_fts, _fts.c.rowid == _fts_rows.c.id)
             .where(_fts.c[SEARCH_TABLE].op("MATCH")(asked))
-            .order_by(_fts.c.rank)
+            .order_by(_fts.c.rank, *newest)
         )
     quoted = (word.replace("\\", "\\\\").replace("'", "''") for word in words)
-    asked_of: ColumnElement[Any] = func.to_tsquery(_CONFIGURATION, " & ".join(f"'{word}':*" for word in quoted))
-    return statement.where(_VECTOR.op("@@")(asked_of)).order_by(func.ts_rank_cd(_VECTOR, asked_of).desc())
+    asked_of = func.to_tsquery(_CONFIGURATION, " & ".join(f"'{word}':*" for word in quoted))
+    matching = statement.where(_vector(messages.c.text).op("@@")(asked_of)).order_by(*newest).limit(MAX_RANKED)
+    found = matching.subquery()
+    rank = func.ts_rank_cd(_vector(found.c.text), asked_of)
+    return select(found).order_by(
+        rank.desc(), found.c.created_at.desc(), found.c.conversation_id.desc(), found.c.position.desc()
+    )
+
+
+def _vector(text: ColumnElement[str]) -> ColumnElement[Any]:
+    """Return the words of a text, as the index has them."""
+    return func.to_tsvector(_CONFIGURATION, func.left(text, literal_column(str(INDEXED_CHARS))))
 
 
 def snippet(text: str, words: Sequence[str], most: int = SNIPPET_CHARS) -> str:

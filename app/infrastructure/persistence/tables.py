@@ -337,16 +337,30 @@ run_usage = Table(
 completion_events = Table(
     "completion_events",
     metadata,
-    Column("id", String(36), primary_key=True),
+    Column("id", String(64), primary_key=True),
     Column("type", String(64), nullable=False),
     Column("version", Integer, nullable=False),
     Column("organization_id", String(64), nullable=False),
     Column("user_id", String(255)),
     Column("session_id", String(255), nullable=False),
-    Column("run_id", String(64), nullable=False),
+    # Null: it came from outside, and belongs to no run of ours.
+    Column("run_id", String(64)),
     Column("outcome", String(32), nullable=False),
     Column("payload", JsonText, nullable=False),
     _timestamp("created_at"),
+    # What reported it from outside; null: a run or the gateway.
+    Column("source", String(64)),
+    # Given after the commit, so that a reader who has seen one has seen all smaller ones; null: not yet.
+    Column("position", BigInteger),
     UniqueConstraint("run_id", "type"),
     Index(None, "organization_id", "created_at"),
+    Index(None, "position", unique=True),
+    Index(None, "organization_id", "position"),
+    Index(
+        "ix_completion_events_unplaced",
+        "created_at",
+        "id",
+        sqlite_where=text("position IS NULL"),
+        postgresql_where=text("position IS NULL"),
+    ),
 )

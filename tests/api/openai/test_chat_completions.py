@@ -10,13 +10,16 @@ from agents import Agent, function_tool
 from agents.testing import ScriptedModel, assistant_message
 from pydantic import BaseModel
 
+from app.api.openai.chat_runs import forgotten as forget
 from app.domain.models.access import NewKey
 from app.domain.models.approvals import Decision
 from app.domain.models.conversations import Caller
+from app.domain.models.runs import RunRequest
 from app.services.access import LOCAL_ORGANIZATION
 from tests.api.openai.chat_clients import HELLO, WEATHER, client_of, hello
 from tests.api.openai.response_clients import add, wipe
 from tests.api.serving import Gate, Served, calls, says, scripted
+from tests.api.test_database_away import locked
 
 Serve = Callable[..., Any]
 LOCAL = Caller(LOCAL_ORGANIZATION)
@@ -270,9 +273,12 @@ async def test_a_kept_call_is_a_conversation_that_later_calls_join(serve: Serve)
 
 async def test_a_conversation_of_nobody_does_not_exist(serve: Serve) -> None:
     served = await serve(scripted())
-    with pytest.raises(openai.NotFoundError) as unknown:
-        await client_of(served).chat.completions.create(**hello(metadata={"conversation_id": "conv_0"}))
-    assert (unknown.value.code, unknown.value.param) == ("conversation_not_found", "metadata.conversation_id")
+    by_metadata: Any = {"metadata": {"conversation_id": "conv_0"}}
+    by_header: Any = {"extra_headers": {"X-Conversation-Id": "conv_0"}}
+    for named, param in [(by_metadata, "metadata.conversation_id"), (by_header, "X-Conversation-Id")]:
+        with pytest.raises(openai.NotFoundError) as unknown:
+            await client_of(served).chat.completions.create(**hello(**named))
+        assert (unknown.value.code, unknown.value.param) == ("conversation_not_found", param)
 
 
 async def test_a_client_that_leaves_stops_nothing(serve: Serve) -> None:
@@ -296,3 +302,38 @@ async def test_a_key_calls_what_it_may(serve: Serve) -> None:
         with pytest.raises(openai.NotFoundError) as unknown:
             await client.chat.completions.create(**hello(model=model))
         assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
+
+
+async def test_several_answers_are_started_all_or_none(serve: Serve) -> None:
+    gate = Gate()
+    script = [calls("wait_at_gate"), calls("wait_at_gate"), says("Done.")]
+    served = await serve(scripted(*script, tools=[function_tool(gate.wait_at_gate)]))
+    client = client_of(served)
+    taken: Any = {"extra_headers": {"Idempotency-Key": "once#1"}}
+    first = asyncio.create_task(client.chat.completions.create(**HELLO, **taken))
+    await gate.reached.wait()
+    with pytest.raises(openai.ConflictError):
+        await client.chat.completions.create(**hello(n=2, user="else"), extra_headers={"Idempotency-Key": "once"})
+    assert len(served.rows("SELECT id FROM agent_conversations")) == 1
+    gate.open.set()
+    assert (await first).choices[0].message.content == "Done."
+    await forgotten(served)
+    outcomes = [event["outcome"] for event in served.rows("SELECT outcome FROM completion_events ORDER BY created_at")]
+    assert outcomes == ["user_terminated", "success"]
+
+
+async def test_a_database_that_is_away_when_a_call_is_to_be_forgotten(
+    serve: Serve, quiet_logs: list[dict[str, Any]]
+) -> None:
+    served = await serve(scripted(says("One.")), database={"sqlite_busy_timeout_s": 0.1})
+    handle = await served.container.runs.start(RunRequest(LOCAL, "hello", "helper"))
+    await handle.result()
+    async with locked(served.database):
+        await forget(served.container, LOCAL, [handle])
+    assert [line["code"] for line in quiet_logs if line["event"] == "conversation_not_forgotten"] == [
+        "storage_unavailable"
+    ]
+    await forget(served.container, LOCAL, [handle])
+    assert served.rows("SELECT id FROM agent_conversations") == []
+    await forget(served.container, LOCAL, [handle])
+    assert len([line for line in quiet_logs if line["event"] == "conversation_not_forgotten"]) == 1

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from tests.api.openai.chat_clients import HELLO, WEATHER, chunks_of, client_of, hello, spoken
 from tests.api.openai.response_clients import add, wipe
+from tests.api.openai.test_responses_streams import Halting
 from tests.api.serving import Gate, Served, calls, says, scripted
 from tests.fakes.openai import FakeOpenAI
 
@@ -142,6 +143,20 @@ async def test_a_client_that_leaves_stops_nothing(serve: Serve) -> None:
     assert event["outcome"] == "success"
 
 
+async def test_a_client_of_several_answers_that_leaves(serve: Serve) -> None:
+    gate = Gate()
+    script = [calls("wait_at_gate"), calls("wait_at_gate"), says("Done."), says("Done.")]
+    served = await serve(scripted(*script, tools=[function_tool(gate.wait_at_gate)]))
+    async with served.request("POST", "/v1/chat/completions", json_body=hello(stream=True, n=2)) as sent:
+        await gate.reached.wait()
+        await sent.chunk()
+        sent.leave()
+        gate.open.set()
+        await forgotten(served)
+    events = served.rows("SELECT outcome FROM completion_events")
+    assert [event["outcome"] for event in events] == ["success", "success"]
+
+
 async def test_silence_is_filled_with_comments(serve: Serve) -> None:
     gate = Gate()
     agent = scripted(calls("wait_at_gate"), says("Done."), tools=[function_tool(gate.wait_at_gate)])
@@ -163,3 +178,36 @@ async def test_a_kept_call_names_its_conversation(serve: Serve) -> None:
     joined = hello(metadata={"conversation_id": conversation})
     assert spoken(await chunks_of(client_of(served), **joined)) == "Two."
     assert [item["content"] for item in served.history(conversation) if item.get("role") == "user"] == ["hello"] * 2
+
+
+async def test_a_process_that_is_lost_after_half_an_answer(serve: Serve) -> None:
+    """What was sent cannot be taken back: the stream ends with an error, the run goes on and is forgotten."""
+    agent = Agent(name="helper", model=Halting(says("Half of an answer"), says("A whole answer")))
+    here = await serve(agent)
+    async with here.request("POST", "/v1/chat/completions", json_body=hello(stream=True)) as sent:
+        while b'"content":"Half' not in await sent.chunk():
+            pass
+        await serve(agent)
+        here.container.runs._executions.stop(sent.headers["x-run-id"], "hand_back")
+        body = await sent.body()
+    assert b'"code":"stream_interrupted"' in body.split(b"\n\n")[-2]
+    assert b"whole" not in body
+    await forgotten(here)
+    (event,) = here.rows("SELECT outcome FROM completion_events")
+    assert event["outcome"] == "success"
+
+
+async def test_a_process_that_is_lost_before_anything_was_said(serve: Serve) -> None:
+    gate = Gate()
+    agent = scripted(calls("wait_at_gate"), says("Through."), tools=[function_tool(gate.wait_at_gate)])
+    here = await serve(agent)
+    async with here.request("POST", "/v1/chat/completions", json_body=hello(stream=True)) as sent:
+        await sent.chunk()
+        await gate.reached.wait()
+        await serve(agent)
+        here.container.runs._executions.stop(sent.headers["x-run-id"], "hand_back")
+        gate.open.set()
+        body = await sent.body()
+    assert b'"content":"Through."' in body
+    assert body.endswith(b"data: [DONE]\n\n")
+    await forgotten(here)

@@ -1,11 +1,20 @@
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.domain.errors import ConversationNotFound, SessionNotFound
 from app.domain.identifiers import new_client_session_id
-from app.domain.models.conversations import Caller, ClientSession, Conversation
+from app.domain.models.conversations import (
+    Caller,
+    ClientSession,
+    Conversation,
+    ConversationFilter,
+    ForkPoint,
+    NewConversation,
+    Share,
+)
 from app.infrastructure.persistence.client_sessions import SqlClientSessionStore
 from app.infrastructure.persistence.conversations import SqlConversationStore
 from app.infrastructure.persistence.runtime_memory import SqlRuntimeMemoryStore
@@ -63,8 +72,22 @@ async def test_nothing_of_a_conversation_is_visible_to_strangers(
         await store.messages(stranger, made.id)
     with pytest.raises(ConversationNotFound):
         await store.items(stranger, made.id)
-    with pytest.raises(ConversationNotFound):
-        await store.delete(stranger, made.id)
+    share = Share("share_1", made.id, NOON, NOON + timedelta(days=1))
+    for call in (
+        store.delete(stranger, made.id),
+        store.update(stranger, made.id, {"title": "mine"}),
+        store.item_page(stranger, made.id, limit=1, after=None, oldest_first=True),
+        store.item(stranger, made.id, "msg_0000000000000001"),
+        store.add_items(stranger, made.id, [{"role": "user", "content": "x"}]),
+        store.delete_item(stranger, made.id, "msg_0000000000000001"),
+        store.fork(stranger, made.id, ForkPoint()),
+        store.is_last_run(stranger, made.id, "run_1"),
+        store.share(stranger, made.id, share, "hash"),
+        store.shares(stranger, made.id, limit=1, after=None, now=NOON),
+        store.unshare(stranger, made.id, "share_1"),
+    ):
+        with pytest.raises(ConversationNotFound):
+            await call
     assert await store.list(stranger, limit=10, after=None) == ([], False)
     assert list(await store.search(stranger, "secret", 10)) == []
     assert await counts(engine) == before
@@ -136,6 +159,7 @@ async def test_deleting_leaves_no_row_but_the_bill(store: SqlConversationStore, 
     await run_with_everything(engine, made)
     sessions = SqlClientSessionStore(engine)
     await sessions.add(ClientSession(new_client_session_id(), ANNA, None, made.id, NOON))
+    await store.share(ANNA, made.id, Share("share_1", made.id, NOON, NOON + timedelta(days=1)), "hash")
     full = await counts(engine)
     assert all(full[table] > empty[table] for table in full), full
 
@@ -153,6 +177,7 @@ async def test_deleting_touches_no_other_conversation(store: SqlConversationStor
         await remember(engine, one, {"role": "user", "content": "hello"})
         await run_with_everything(engine, one)
         await sessions.add(ClientSession(f"sess_{one.id}", ANNA, None, one.id, NOON))
+        await store.share(ANNA, one.id, Share(f"share_{one.id}", one.id, NOON, NOON + timedelta(days=1)), one.id)
     await store.delete(ACME, gone.id)
     left = await counts(engine)
     assert left.pop("agent_run_usage") == left.pop("completion_events") == 2
@@ -171,45 +196,30 @@ async def test_memories_are_no_conversations(store: SqlConversationStore, engine
     assert await store.list(ACME, limit=10, after=None) == ([], False)
 
 
-@pytest.mark.parametrize(
-    ("query", "found"),
-    [
-        ("hello", ["Hello World"]),
-        ("WORLD hello", ["Hello World"]),
-        ("hello nobody", []),
-        ("100%", ["100% sure"]),
-        ("1%0", []),
-        ("%", ["100% sure"]),
-        ("_", ["snake_case"]),
-        ("e_c", ["snake_case"]),
-        ("k_c", []),
-        ("\\", ["back\\slash"]),
-        ("/", ["either/or"]),
-        ("'; --", []),
-        ("", []),
-        ("  ", []),
-        ("nul\x00", []),
-        ("half\ud83d", []),
-        ("x" * 100_000, []),
-    ],
-)
-async def test_search_takes_every_character_as_it_is(
-    store: SqlConversationStore, engine: AsyncEngine, query: str, found: list[str]
-) -> None:
-    made = await opened(store)
-    await say(engine, made, "Hello World", "100% sure", "snake_case", "back\\slash", "either/or", "100 and 10 more")
-    assert [hit.message.text for hit in await store.search(ANNA, query, 10)] == found
+async def test_lists_are_filtered_and_turned_round(store: SqlConversationStore) -> None:
+    of_anna, of_bert = await opened(store), await opened(store, BERT)
+    other = await store.create(ANNA, agent="coder", provider="openai", provider_conversation_id=None)
+
+    async def ids(caller: Caller, **query: Any) -> list[str]:
+        return [one.id for one in (await store.list(caller, **{"limit": 9, "after": None, **query}))[0]]
+
+    assert await ids(ACME, only=ConversationFilter(user_id="bert")) == [of_bert.id]
+    assert await ids(ANNA, only=ConversationFilter(user_id="bert")) == []
+    assert await ids(ANNA, only=ConversationFilter(agent="coder")) == [other.id]
+    assert await ids(ANNA, oldest_first=True) == sorted([of_anna.id, other.id])
+    assert await ids(ANNA, oldest_first=True, after=min(of_anna.id, other.id)) == [max(of_anna.id, other.id)]
+    for odd in (ConversationFilter(agent="nul\x00"), ConversationFilter(user_id="half\ud83d")):
+        assert await ids(ACME, only=odd) == []
 
 
-async def test_search_gives_the_newest_first_and_at_most_a_hundred(
-    store: SqlConversationStore, engine: AsyncEngine
-) -> None:
-    old, new = await opened(store), await opened(store)
-    await say(engine, new, "word new", at=NOON + timedelta(days=1))
-    await say(engine, old, *(f"word {number}" for number in range(120)))
-    hits = await store.search(ANNA, "word", 1000)
-    assert len(hits) == 100
-    assert (hits[0].conversation_id, hits[0].message.text, hits[0].title) == (new.id, "word new", None)
-    assert [hit.message.position for hit in hits[1:]] == list(range(120, 21, -1))
-    assert len(await store.search(ANNA, "word", 2)) == 2
-    assert list(await store.search(ANNA, "word", 0)) == []
+async def test_title_and_metadata_are_set_apart(store: SqlConversationStore) -> None:
+    made = await store.open(ANNA, NewConversation("openai", "helper", "First", {"a": "nul \x00"}))
+    assert (made.title, made.agent, dict(made.metadata)) == ("First", "helper", {"a": "nul \x00"})
+    renamed = await store.update(ANNA, made.id, {"title": "Second"})
+    assert (renamed.title, dict(renamed.metadata)) == ("Second", {"a": "nul \x00"})
+    assert renamed.updated_at >= made.updated_at
+    emptied = await store.update(ACME, made.id, {"metadata": {}, "title": None})
+    assert (emptied.title, dict(emptied.metadata)) == (None, {})
+    assert await store.get(ANNA, made.id) == emptied
+    with pytest.raises(ConversationNotFound):
+        await store.update(ANNA, "conv_\x00", {"title": "x"})

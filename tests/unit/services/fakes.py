@@ -10,10 +10,14 @@ from app.domain.models.conversations import (
     Caller,
     ClientSession,
     Conversation,
+    ConversationFilter,
+    ForkPoint,
     Item,
     Message,
     MessageHit,
     RuntimeMemory,
+    Share,
+    SharedPage,
 )
 from app.domain.models.usage import UsageGroup, UsageGrouping
 
@@ -69,8 +73,16 @@ class Conversations:
             raise ConversationNotFound(conversation_id)
         return found
 
-    async def list(self, caller: Caller, *, limit: int, after: str | None) -> tuple[Sequence[Conversation], bool]:
-        self.calls.append(("list", caller, limit, after))
+    async def list(
+        self,
+        caller: Caller,
+        *,
+        limit: int,
+        after: str | None,
+        oldest_first: bool = False,
+        only: ConversationFilter | None = None,
+    ) -> tuple[Sequence[Conversation], bool]:
+        self.calls.append(("list", caller, limit, after, oldest_first, only))
         return [*self.stored.values()][:limit], False
 
     async def messages(
@@ -93,7 +105,21 @@ class Conversations:
 
     async def search(self, caller: Caller, query: str, limit: int) -> Sequence[MessageHit]:
         self.calls.append(("search", caller, query, limit))
-        return ()
+        hits = [MessageHit("conv_1", self._title, message) for message in self._messages if query in message.text]
+        return hits[:limit]
+
+    async def fork(self, caller: Caller, conversation_id: str, point: ForkPoint) -> Conversation:
+        self.calls.append(("fork", conversation_id, point))
+        return await self.get(caller, conversation_id)
+
+    async def share(self, caller: Caller, conversation_id: str, share: Share, token_hash: str) -> Share:
+        self.calls.append(("share", token_hash))
+        await self.get(caller, conversation_id)
+        return share
+
+    async def shared(self, token_hash: str, *, now: datetime, limit: int, after: int) -> SharedPage | None:
+        self.calls.append(("shared", token_hash, now, limit, after))
+        return None
 
 
 class Memories:

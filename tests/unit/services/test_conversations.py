@@ -5,9 +5,10 @@ from datetime import timedelta
 import pytest
 
 from app.domain.errors import ConversationNotFound, InvalidInput
-from app.domain.models.conversations import Caller
+from app.domain.models.conversations import Caller, ForkPoint
 from app.services.conversations import ConversationService
-from tests.unit.services.fakes import ANNA, NOON, Conversations
+from app.services.shares import ShareService
+from tests.unit.services.fakes import ANNA, NOON, Clock, Conversations
 
 STRANGER = Caller("globex", "anna")
 
@@ -34,7 +35,7 @@ async def test_lists_and_searches_are_the_stores() -> None:
     found, more = await service.list(ANNA, limit=100, after="conv_9")
     assert ([one.id for one in found], more) == (["conv_1"], False)
     await service.search(ANNA, "two words")
-    assert store.calls == [("list", ANNA, 100, "conv_9"), ("search", ANNA, "two words", 20)]
+    assert store.calls == [("list", ANNA, 100, "conv_9", False, None), ("search", ANNA, "two words", 20)]
 
 
 @pytest.mark.parametrize("query", ["", " \n", "x" * 501])
@@ -99,3 +100,48 @@ async def test_markdown_of_an_empty_conversation_is_its_head() -> None:
     parts = [part async for part in await service.export_markdown(ANNA, "conv_1")]
     assert parts[0].startswith("# Conversation\n")
     assert len(parts) == 1
+
+
+async def test_hits_come_in_pages() -> None:
+    service = await service_over(Conversations([f"word {number}" for number in range(5)]))
+    first, more = await service.search_page(ANNA, "word", limit=2)
+    second, still = await service.search_page(ANNA, "word", limit=2, after=first[-1].id)
+    last, end = await service.search_page(ANNA, "word", limit=2, after=second[-1].id)
+    assert [hit.id for hit in (*first, *second, *last)] == [f"conv_1:{number}" for number in range(1, 6)]
+    assert (more, still, end) == (True, True, False)
+    with pytest.raises(InvalidInput) as caught:
+        await service.search_page(ANNA, "word", after="conv_1:9")
+    assert caught.value.param == "after"
+    for limit in (0, 101):
+        with pytest.raises(InvalidInput):
+            await service.search_page(ANNA, "word", limit=limit)
+
+
+async def test_a_fork_is_behind_a_run_or_an_item() -> None:
+    store = Conversations()
+    service = await service_over(store)
+    await service.fork(ANNA, "conv_1", after_run_id="run_1")
+    await service.fork(ANNA, "conv_1")
+    assert store.calls == [("fork", "conv_1", ForkPoint("run_1")), ("fork", "conv_1", ForkPoint())]
+    with pytest.raises(InvalidInput) as caught:
+        await service.fork(ANNA, "conv_1", after_run_id="run_1", after_item_id="msg_1")
+    assert caught.value.param == "after_item_id"
+
+
+async def test_only_the_hash_of_a_links_token_is_kept() -> None:
+    store = Conversations()
+    await service_over(store)
+    shares = ShareService(store, Clock())
+    issued = await shares.create(ANNA, "conv_1", lifetime_s=60)
+    assert issued.token.startswith("shr_")
+    assert issued.share.expires_at - issued.share.created_at == timedelta(seconds=60)
+    assert await shares.read(issued.token, limit=3, after=2) is None
+    assert await shares.read("half \ud83d") is None
+    (_, kept), (_, asked, *page), _ = store.calls
+    assert kept == asked
+    assert issued.token not in kept
+    assert page == [NOON, 3, 2]
+    for lifetime_s in (0, -1, 367 * 24 * 3600):
+        with pytest.raises(InvalidInput) as caught:
+            await shares.create(ANNA, "conv_1", lifetime_s=lifetime_s)
+        assert caught.value.param == "expires_in_s"

@@ -62,6 +62,9 @@ def _client_tool(tool: Mapping[str, Any], param: str) -> FunctionTool:
     parameters, strict = tool.get("parameters"), tool.get("strict")
     if parameters is not None and not isinstance(parameters, Mapping):
         raise InvalidInput("A tool's parameters are a JSON schema.", param=f"{param}.parameters")
+    if parameters and parameters.get("type") != "object":
+        message = 'The schema of a tool\'s parameters is of type "object".'
+        raise InvalidInput(message, param=f"{param}.parameters")
     if strict is not None and not isinstance(strict, bool):
         raise InvalidInput("`strict` is true or false.", param=f"{param}.strict")
     try:

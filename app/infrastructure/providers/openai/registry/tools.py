@@ -71,12 +71,29 @@ def build_function_tool(function: Callable[..., Any], name: str, owner: str) -> 
     """
     check_tool_function(function, name, owner)
     try:
-        return function_tool(function, name_override=name, strict_mode=True, needs_approval=declared_approval(function))
+        tool = function_tool(function, name_override=name, strict_mode=True, needs_approval=declared_approval(function))
     except (UserError, PydanticUserError, TypeError, NameError, ValueError) as error:
         raise ConfigurationError(
             f"{owner}: no strict schema can be made for the tool '{name}': {_first_line(error)} "
             "Give its parameters concrete types (str, int, float, bool, Literal, list, a pydantic model)."
         ) from error
+    tool.params_json_schema = _without_defaults(tool.params_json_schema)
+    return tool
+
+
+def _without_defaults(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a strict schema without default values: every parameter is required in it, and OpenAI's API refuses them."""
+    kept: dict[str, Any] = {}
+    for keyword, value in schema.items():
+        if keyword in {"properties", "$defs"}:
+            kept[keyword] = {name: _without_defaults(inner) for name, inner in value.items()}
+        elif keyword == "items":
+            kept[keyword] = _without_defaults(value)
+        elif keyword in {"anyOf", "oneOf", "allOf"}:
+            kept[keyword] = [_without_defaults(inner) for inner in value]
+        elif keyword != "default":
+            kept[keyword] = value
+    return kept
 
 
 def check_tool_function(function: Callable[..., Any], name: str, owner: str) -> None:

@@ -1,0 +1,1 @@
+"""Completion events on their way in and out."""

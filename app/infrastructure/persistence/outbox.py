@@ -1,0 +1,179 @@
+"""The outbox: all completion events, in an order that readers can follow."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Row, Select, and_, delete, exists, func, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.domain.models.deliveries import EventFilter, OutboxEvent
+from app.infrastructure.persistence.completion_tables import (
+    completion_deliveries,
+    completion_destinations,
+    completion_sequence,
+)
+from app.infrastructure.persistence.engine import reading, writing
+from app.infrastructure.persistence.owned_rows import can_exist
+from app.infrastructure.persistence.tables import completion_events as events
+
+_ROWS_AT_ONCE: Final = 500
+"""Rows named by one statement: PostgreSQL and SQLite both limit how many values it may have."""
+
+
+class SqlOutbox:
+    """Outbox over the shared engine, for SQLite and PostgreSQL."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        """Use the engine; it stays the caller's to close."""
+        self._engine = engine
+
+    async def append(self, added: Sequence[OutboxEvent]) -> int:
+        """Write events that are not there yet; see the port."""
+        if not added:
+            return 0
+        async with writing(self._engine) as connection:
+            return await append_events(connection, added)
+
+    async def place(self, most: int) -> int:
+        """Give positions to committed events; see the port."""
+        async with reading(self._engine) as connection:
+            waiting = (
+                await connection.execute(select(events.c.id).where(events.c.position.is_(None)).limit(1))
+            ).first()
+        if waiting is None:
+            return 0
+        async with writing(self._engine) as connection:
+            first = _upsert(connection, completion_sequence).values(id=1, last_position=0).on_conflict_do_nothing()
+            await connection.execute(first)
+            # Every later statement of this transaction sees what whoever had the lock before has committed.
+            locked = select(completion_sequence.c.last_position).with_for_update()
+            last: int = (await connection.execute(locked)).scalar_one()
+            chosen = (
+                select(events.c.id, events.c.created_at)
+                .where(events.c.position.is_(None))
+                .order_by(events.c.created_at, events.c.id)
+                .limit(most)
+                .subquery()
+            )
+            order = func.row_number().over(order_by=(chosen.c.created_at, chosen.c.id)).label("number")
+            numbered = select(chosen.c.id, order).subquery()
+            placed = await connection.execute(
+                update(events).values(position=last + numbered.c.number).where(events.c.id == numbered.c.id)
+            )
+            await connection.execute(update(completion_sequence).values(last_position=last + placed.rowcount))
+            return placed.rowcount
+
+    async def find(self, wanted: EventFilter, *, limit: int, after: str | None = None) -> Sequence[OutboxEvent]:
+        """Return events, the newest first; see the port."""
+        if not all(map(can_exist, [*wanted.event_ids, *([after] if after else [])])):
+            return []
+        statement = select(events).where(*matching(wanted)).order_by(events.c.created_at.desc(), events.c.id.desc())
+        async with reading(self._engine) as connection:
+            if after is not None:
+                found = await connection.execute(select(events.c.created_at).where(events.c.id == after))
+                moment = found.scalar_one_or_none()
+                if moment is None:
+                    return []
+                older = and_(events.c.created_at == moment, events.c.id < after)
+                statement = statement.where(or_(events.c.created_at < moment, older))
+            return [outbox_event(row) for row in (await connection.execute(statement.limit(limit))).all()]
+
+    async def purge(self, before: datetime, destinations: Sequence[str], *, dry_run: bool = False) -> int:
+        """Delete events that nobody needs any more; see the port."""
+        owed = exists().where(
+            completion_deliveries.c.event_id == events.c.id, completion_deliveries.c.state != "delivered"
+        )
+        async with reading(self._engine) as connection:
+            read = select(func.min(completion_destinations.c.position)).where(
+                completion_destinations.c.name.in_(destinations)
+            )
+            reached = (await connection.execute(read)).scalar_one_or_none()
+        old = [events.c.created_at < before, ~owed]
+        # An event without a position was read by nobody.
+        old.append(events.c.position <= (reached or 0) if destinations else events.c.created_at < before)
+        if dry_run:
+            async with reading(self._engine) as connection:
+                return (await connection.execute(select(func.count()).select_from(events).where(*old))).scalar_one()
+        total = 0
+        while True:
+            async with writing(self._engine) as connection:
+                batch = select(events.c.id).where(*old).limit(_ROWS_AT_ONCE)
+                deleted = (await connection.execute(delete(events).where(events.c.id.in_(batch)))).rowcount
+            total += deleted
+            if deleted < _ROWS_AT_ONCE:
+                return total
+
+
+async def append_events(connection: AsyncConnection, added: Sequence[OutboxEvent]) -> int:
+    """Write events within the caller's transaction, without those whose id, or run and type, are there already."""
+    new = 0
+    for start in range(0, len(added), _ROWS_AT_ONCE):
+        rows = [_row(event) for event in added[start : start + _ROWS_AT_ONCE]]
+        statement = _upsert(connection, events).values(rows).on_conflict_do_nothing().returning(events.c.id)
+        new += len((await connection.execute(statement)).all())
+    return new
+
+
+def matching(wanted: EventFilter) -> list[ColumnElement[bool]]:
+    """Return the conditions on events."""
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.organization_id is not None:
+        conditions.append(events.c.organization_id == wanted.organization_id)
+    if wanted.since is not None:
+        conditions.append(events.c.created_at >= wanted.since)
+    if wanted.until is not None:
+        conditions.append(events.c.created_at < wanted.until)
+    if wanted.event_ids:
+        conditions.append(events.c.id.in_(wanted.event_ids))
+    if wanted.types:
+        conditions.append(events.c.type.in_(wanted.types))
+    return conditions
+
+
+def following(position: int, organization_id: str | None, limit: int) -> Select[Any]:
+    """Return the statement for the events behind a position, in order."""
+    statement = select(events).where(events.c.position > position)
+    if organization_id is not None:
+        statement = statement.where(events.c.organization_id == organization_id)
+    return statement.order_by(events.c.position).limit(limit)
+
+
+def outbox_event(row: Row[Any]) -> OutboxEvent:
+    """Return the event of a row of `completion_events`."""
+    return OutboxEvent(
+        id=row.id,
+        type=row.type,
+        version=row.version,
+        organization_id=row.organization_id,
+        user_id=row.user_id,
+        session_id=row.session_id,
+        run_id=row.run_id,
+        outcome=row.outcome,
+        payload=row.payload,
+        created_at=row.created_at,
+        source=row.source,
+        position=row.position or 0,
+    )
+
+
+def _row(event: OutboxEvent) -> dict[str, Any]:
+    return {
+        "id": event.id,
+        "type": event.type,
+        "version": event.version,
+        "organization_id": event.organization_id,
+        "user_id": event.user_id,
+        "session_id": event.session_id,
+        "run_id": event.run_id,
+        "outcome": event.outcome,
+        "payload": dict(event.payload),
+        "created_at": event.created_at,
+        "source": event.source,
+    }
+
+
+def _upsert(connection: AsyncConnection, table: Any) -> Any:
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    return dialect.insert(table)
