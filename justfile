@@ -45,6 +45,14 @@ bench *arguments: setup
 chaos *arguments: setup
     python -m tests.chaos {{ arguments }}
 
+# Send the API what its description allows and what it does not, far more than the tests do; so many requests a route.
+schemathesis requests="200": setup
+    DESCRIBED_EXAMPLES={{ requests }} pytest --timeout 3600 -n 2 tests/api/test_described.py
+
+# Run other people's clients against servers on SQLite and PostgreSQL; tests/clients/README.md says what they need.
+clients *arguments: setup
+    python -m tests.clients {{ arguments }}
+
 # Lock the requirements again, with hashes and without addresses.
 lock: setup
     uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header pyproject.toml -o requirements/prod.txt

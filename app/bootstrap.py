@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.completions import CompletionOptions, Completions, open_completions
 from app.domain.errors import AppError, ConfigurationError
 from app.domain.run_ports import RunJournal, Wakeups
 from app.infrastructure.clock import SystemClock
@@ -86,6 +87,7 @@ class Container:
     gateway: GatewayService
     access: AccessService
     keys: KeyService
+    completions: Completions
     journal: RunJournal
     """For look-ups of single runs on behalf of a caller."""
     ready: Callable[[], Any]
@@ -179,6 +181,7 @@ async def open_container(
         if take_over:
             await stack.enter_async_context(pruning(runs.prune, settings.journal.prune_every_s))
 
+        completions = open_completions(engine, clock, wakeups, CompletionOptions(), deliver=take_over)
         access, keys = await _open_access(settings, engine, provider, stack)
         yield Container(
             settings=settings,
@@ -194,6 +197,7 @@ async def open_container(
             gateway=await _open_gateway(settings, engine, stack),
             access=access,
             keys=keys,
+            completions=await stack.enter_async_context(completions),
             journal=journal,
             ready=partial(readiness, engine),
         )

@@ -7,6 +7,7 @@ from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.domain.delivery_ports import RECORDED
 from app.domain.models.deliveries import DestinationSettings
 from app.domain.ports import Clock
 from app.domain.run_ports import Wakeups
@@ -15,7 +16,7 @@ from app.infrastructure.persistence.deliveries import SqlDeliveryStore
 from app.infrastructure.persistence.outbox import SqlOutbox
 from app.infrastructure.persistence.webhook_endpoints import SqlWebhookEndpointStore
 from app.services.completion_reports import CompletionService
-from app.services.delivery_rounds import RECORDED, Deliveries, DeliveryTimes
+from app.services.delivery_rounds import Deliveries, DeliveryTimes
 from app.services.webhook_endpoints import WebhookEndpointService
 
 

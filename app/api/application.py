@@ -20,7 +20,16 @@ from app.api.errors import (
     handle_validation_error,
 )
 from app.api.middleware import BodyDeadline, JsonBodies, RequestContext, RequestLimit
-from app.api.openai import chat_completions, conversation_shares, embeddings, keys, models, responses, usage
+from app.api.openai import (
+    chat_completions,
+    conversation_shares,
+    embeddings,
+    keys,
+    models,
+    responses,
+    usage,
+    webhook_endpoints,
+)
 from app.api.openai import conversations as openai_conversations
 from app.api.openai.access import principal_of
 from app.api.openai.upstream_shortcut import UpstreamShortcut
@@ -47,6 +56,7 @@ ROUTERS = (
     openai_conversations.router,
     conversation_shares.router,
     keys.router,
+    webhook_endpoints.router,
     usage.router,
     ai_sdk.router,
     ag_ui.router,

@@ -37,7 +37,6 @@ _OPEN_PROBES: Final = frozenset({"/healthz", "/readyz"})
 
 EVENT_STREAM: Final[dict[str, Any]] = {
     "text/event-stream": {
-        "schema": {"type": "string"},
         "itemSchema": {
             "type": "object",
             "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
@@ -63,6 +62,7 @@ TAGS: Final[list[dict[str, Any]]] = [
         ("ag-ui", "The AG-UI protocol."),
         ("keys", "Projects and API keys of an organization."),
         ("usage", "Tokens and costs over time, as JSON or CSV."),
+        ("webhooks", "Addresses that are told how runs ended."),
         ("service", "Whether the service is well."),
     )
 ]
@@ -120,6 +120,10 @@ def _complete(path: str, operation: dict[str, Any]) -> None:
     added = failures(*(status for status in statuses if str(status) not in named))
     every = {str(status): reply for status, reply in (added | named).items()}
     operation["responses"] = dict(sorted(every.items()))
+    for reply in every.values():
+        for described in reply.get("content", {}).values():
+            if "itemSchema" in described:
+                described.pop("schema", None)  # the framework's: a text
 
 
 def _add_examples(document: dict[str, Any]) -> None:

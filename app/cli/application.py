@@ -8,7 +8,22 @@ from typing import Annotated
 import typer
 
 from app import __version__
-from app.cli import agents, approvals, chat, conversations, db, dev, doctor, keys, run, runs, serve, usage, version
+from app.cli import (
+    agents,
+    approvals,
+    chat,
+    completions,
+    conversations,
+    db,
+    dev,
+    doctor,
+    keys,
+    run,
+    runs,
+    serve,
+    usage,
+    version,
+)
 from app.cli.failures import FAILED, USAGE
 from app.cli.output import notice
 
@@ -25,7 +40,22 @@ def build_application() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    for module in (dev, serve, chat, run, runs, approvals, agents, conversations, usage, keys, db, doctor, version):
+    for module in (
+        dev,
+        serve,
+        chat,
+        run,
+        runs,
+        approvals,
+        agents,
+        conversations,
+        usage,
+        completions,
+        keys,
+        db,
+        doctor,
+        version,
+    ):
         module.register(app)
     return app
 

@@ -20,6 +20,9 @@ from app.domain.models.deliveries import (
     WebhookEndpoint,
 )
 
+RECORDED: Final = "completions.recorded"
+"""Topic of wake-ups: an event may have been written."""
+
 
 class SendFailed(AppError):
     """A destination did not take a batch; all or nothing of it may have arrived.
@@ -82,7 +85,7 @@ BuildDestination = Callable[[DestinationSettings], Destination]
 class Outbox(Protocol):
     """All recorded completion events, in one order."""
 
-    async def append(self, events: Sequence[OutboxEvent]) -> int:
+    async def append(self, added: Sequence[OutboxEvent]) -> int:
         """Write events, all or none, without those whose id is there already; returns how many were new."""
         ...
 
@@ -140,8 +143,11 @@ class DeliveryStore(Protocol):
         """Return deliveries whose time has come, in order, without those that an earlier one of their key holds up."""
         ...
 
-    async def next_due_ms(self, name: str) -> int | None:
-        """Return when the next delivery is to be tried; None: there is none."""
+    async def next_due_ms(self, name: str, now_ms: int) -> int | None:
+        """Return when, after now, the next delivery is to be tried; None: there is none.
+
+        Those that an earlier one of their key holds up come with that one.
+        """
         ...
 
     async def record(self, state: DestinationState, owner: str, ends: Sequence[DeliveryEnd]) -> bool:

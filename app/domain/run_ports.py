@@ -192,8 +192,10 @@ class RunJournal(Protocol):
         """Open a transaction in which a tool writes; without `commit` the end of the block takes all of it back."""
         ...
 
-    async def park(self, run: Run, record: RunRecord, expires_s: float) -> None:
+    async def park(self, run: Run, record: RunRecord, expires_s: float) -> CancelReason | None:
         """Write that a run waits for the approvals in its result: status, requests, and the rest of steps and events.
+
+        Not None: the end of the run was asked for meanwhile. It is then queued for its owner, to be closed.
 
         The owner lets go of it. Undecided requests count as rejected `expires_s` seconds from now. Raises as `record`.
         """
@@ -368,9 +370,10 @@ class Dispatcher(Protocol):
         """Stop a run that this process executes; False when it does not."""
         ...
 
-    async def start(self, execute: Callable[[ClaimedRun], Awaitable[None]], stop: Callable[[str, str], bool]) -> None:
+    async def start(self, execute: Callable[[ClaimedRun], Awaitable[bool]], stop: Callable[[str, str], bool]) -> None:
         """Begin renewing leases and claiming runs.
 
+        `execute` returns True for a run that is queued for this process again, to be claimed once more and closed.
         `stop(run_id, reason)` is called for a run whose lease is lost (`lease_lost`), whose end someone asked for
         (`user`, `interrupted`), or that must be let go (`hand_back`).
         """

@@ -21,7 +21,7 @@ SECRETS: Final[Mapping[str, str]] = {
 }
 PII: Final[Mapping[str, str]] = {
     "email": r"\b[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,8}\b",
-    "card": r"\b(?:\d[ -]?){13,19}\b",
+    "card": r"\b\d(?:[ -]?\d){12,18}\b",
     "iban": r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}(?: ?[A-Z0-9]{1,3})?\b",
     "ssn": r"\b\d{3}-\d{2}-\d{4}\b",
     "phone": r"(?<![\w.])\+\d(?:[ ()/-]?\d){6,14}\b",

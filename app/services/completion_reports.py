@@ -54,9 +54,7 @@ class CompletionService:
         if wanted.destination is None:
             raise InvalidInput("Name the destination that gets them again.", param="destination")
         if not (wanted.event_ids or wanted.since or wanted.until or wanted.state):
-            raise InvalidInput(
-                "Name events, a state or a time: nobody sends everything again by mistake.", param="events"
-            )
+            raise InvalidInput("Name events, a state or a time; everything is too much.", param="events")
         known = [one.state.name for one in await self._store.stats()]
         if wanted.destination not in known:
             names = ", ".join(known) or "none"

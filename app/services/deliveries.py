@@ -143,7 +143,7 @@ class DestinationWorker:
         return len(unread) if kept else None
 
     async def _idle_s(self, now_ms: int) -> float:
-        next_ms = await self._store.next_due_ms(self._settings.name)
+        next_ms = await self._store.next_due_ms(self._settings.name, now_ms)
         return self._poll_s if next_ms is None else max(0.01, min(self._poll_s, (next_ms - now_ms) / 1000))
 
     @staticmethod

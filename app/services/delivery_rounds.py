@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
-from app.domain.delivery_ports import DeliveryStore, Destination, Outbox, WebhookEndpointStore
+from app.domain.delivery_ports import RECORDED, DeliveryStore, Destination, Outbox, WebhookEndpointStore
 from app.domain.errors import AppError
 from app.domain.identifiers import uuid7_hex
 from app.domain.models.deliveries import DestinationSettings, WebhookEndpoint
@@ -17,12 +18,11 @@ from app.services.deliveries import DestinationWorker
 
 log = structlog.get_logger(__name__)
 
-RECORDED: Final = "completions.recorded"
-"""Topic of wake-ups: an event may have been written."""
 PLACED: Final = "completions.placed"
 """Topic of wake-ups: destinations may have something to read."""
 _PLACED_AT_ONCE: Final = 1_000
 _PRUNE_EVERY_S: Final = 3_600.0
+_STOP_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +58,14 @@ class Deliveries:
         self._wakeups = wakeups
         self._times = times or DeliveryTimes()
         self._owner = f"deliveries_{uuid7_hex()}"
-        self._running: dict[str, tuple[DestinationWorker, asyncio.Task[None]]] = {}
+        self._running: dict[str, _Running] = {}
         self._registered: dict[str, DestinationSettings] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: list[_Running] = []
 
     @property
     def workers(self) -> Sequence[DestinationWorker]:
         """Those at work here."""
-        return [worker for worker, _ in self._running.values()]
+        return [one.worker for one in self._running.values() if one.worker is not None]
 
     async def start(self) -> None:
         """Begin cursors for the destinations of the settings, and begin to work."""
@@ -73,26 +73,19 @@ class Deliveries:
             settings = destination.settings
             await self._store.ensure(settings.name, latest=settings.start_at == "latest")
             self._begin(destination)
-        self._tasks = [
-            asyncio.create_task(self._forever(self._place), name="place completions"),
-            asyncio.create_task(self._forever(self._refresh), name="refresh webhook endpoints"),
-            asyncio.create_task(self._forever(self._prune), name="prune deliveries"),
-        ]
+        works = {"place completions": self._place, "refresh endpoints": self._refresh, "prune": self._prune}
+        self._tasks = [_Running(name, work, self._times.poll_s) for name, work in works.items()]
 
     async def aclose(self) -> None:
-        """Stop; what was being sent may be sent again by the next who takes over."""
-        workers = list(self._running.values())
-        tasks = [*self._tasks, *(task for _, task in workers)]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        for worker, _ in workers:
-            try:
-                await worker.release()
-            except AppError as error:
-                log.warning("delivery_release_failed", code=error.code)  # the lease ends by itself
-            await worker.destination.sink.aclose()
+        """Stop; what cannot be finished within seconds may be sent again by the next who takes over."""
+        # Those who wait for news stop waiting; `stop` is set before they run.
+        for one in (*self._tasks, *self._running.values()):
+            one.stop.set()
+        for topic in (RECORDED, PLACED):
+            self._wakeups.announce(topic)
+        await _ended([*self._tasks, *self._running.values()])
+        for one in self._running.values():
+            await self._let_go(one)
 
     def _begin(self, destination: Destination) -> None:
         worker = DestinationWorker(destination, self._store, self._clock, owner=self._owner, poll_s=self._times.poll_s)
@@ -104,18 +97,17 @@ class Deliveries:
             return 0.0
 
         name = destination.settings.name
-        self._running[name] = (worker, asyncio.create_task(self._forever(work), name=f"deliver to {name}"))
+        self._running[name] = _Running(f"deliver to {name}", work, self._times.poll_s, worker)
 
-    async def _forever(self, work: Callable[[], Awaitable[float]]) -> None:
-        """Do something again and again; a database that is away is asked again."""
-        while True:
-            try:
-                pause_s = await work()
-            except AppError as error:
-                log.warning("deliveries_paused", code=error.code)
-                pause_s = self._times.poll_s
-            # Also without a pause: a round that never waits must not keep the loop from others.
-            await asyncio.sleep(pause_s)
+    @staticmethod
+    async def _let_go(one: "_Running") -> None:
+        if one.worker is None:
+            return
+        try:
+            await one.worker.release()
+        except AppError as error:
+            log.warning("delivery_release_failed", code=error.code)  # the lease ends by itself
+        await one.worker.destination.sink.aclose()
 
     async def _place(self) -> float:
         if await self._outbox.place(_PLACED_AT_ONCE):
@@ -138,11 +130,9 @@ class Deliveries:
             found.update({endpoint.id: endpoint_settings(endpoint, self._clock) for endpoint in page})
             after = page[-1].id if page else None
         for name in [name for name, settings in self._registered.items() if found.get(name) != settings]:
-            worker, task = self._running.pop(name)
-            task.cancel()
-            await asyncio.wait((task,))
-            await worker.release()
-            await worker.destination.sink.aclose()
+            one = self._running.pop(name)
+            await _ended([one])
+            await self._let_go(one)
             del self._registered[name]
         for name in [name for name in found if name not in self._registered]:
             self._registered[name] = found[name]
@@ -168,3 +158,44 @@ def endpoint_settings(endpoint: WebhookEndpoint, clock: Clock) -> DestinationSet
         start_at="latest",
         secrets=tuple(endpoint.secrets(clock.now())),
     )
+
+
+class _Running:
+    """Something that is done again and again until it is told to stop; never in the middle of a write."""
+
+    def __init__(
+        self, name: str, work: Callable[[], Awaitable[float]], retry_s: float, worker: DestinationWorker | None = None
+    ) -> None:
+        """`work` returns the seconds until it is done again."""
+        self.worker: Final = worker
+        self.stop: Final = asyncio.Event()
+        self._retry_s = retry_s
+        self.task: Final = asyncio.create_task(self._forever(work), name=name)
+
+    async def _forever(self, work: Callable[[], Awaitable[float]]) -> None:
+        while not self.stop.is_set():
+            try:
+                pause_s = await work()
+            except AppError as error:  # a database that is away is asked again
+                log.warning("deliveries_paused", code=error.code)
+                pause_s = self._retry_s
+            # Also without a pause: a round that never waits must not keep the loop from others.
+            await asyncio.sleep(0)
+            if pause_s > 0:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause_s):
+                        await self.stop.wait()
+
+
+async def _ended(running: Sequence[_Running]) -> None:
+    """Let them finish what they are at, and cancel what takes longer than that may."""
+    for one in running:
+        one.stop.set()
+    tasks = [one.task for one in running]
+    if not tasks:
+        return
+    _, late = await asyncio.wait(tasks, timeout=_STOP_S)
+    for task in late:
+        task.cancel()
+    if late:
+        await asyncio.wait(late)

@@ -4,13 +4,14 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import structlog
 
+from app.domain.delivery_ports import RECORDED
 from app.domain.errors import AppError, LeaseLost, StorageUnavailable
 from app.domain.models.conversations import Caller
-from app.domain.models.runs import ClaimedRun, Run, RunOutcome, RunRecord, RunResult, RunStatus
+from app.domain.models.runs import CancelReason, ClaimedRun, Run, RunOutcome, RunRecord, RunResult, RunStatus
 from app.domain.ports import AgentProvider, Clock, PriceList
 from app.domain.run_ports import AgentExecution, RunJournal, Wakeups
 from app.services.feeds import RunFeed
@@ -19,6 +20,7 @@ from app.services.run_log import FIRST_RETRY_S, MAX_RETRY_S, JournalLog, LogTime
 
 log = structlog.get_logger(__name__)
 
+_T = TypeVar("_T")
 LET_GO: Final = frozenset({"lease_lost", "hand_back"})
 """Reasons to stop after which this process records no end: another one goes on."""
 REPLAY_TIMEOUT_S: Final = 30.0
@@ -106,11 +108,16 @@ class Executions:
             self._feeds.pop(run_id).fail(LeaseLost("The run goes on in another process."))
         return True
 
-    async def execute(self, claimed: ClaimedRun) -> None:
-        """Execute a claimed run; whatever happens, it is recorded, handed back, or left to its next owner."""
+    async def execute(self, claimed: ClaimedRun) -> bool:
+        """Execute a claimed run; whatever happens, it is recorded, handed back, or left to its next owner.
+
+        True: its end was asked for while it was being parked, and this process must claim it again to close it.
+        """
         run = claimed.run
         feed = self._feeds.get(run.id)
         if feed is None or claimed.last_sequence:
+            if feed is not None:  # another process has begun the run meanwhile: who waits here goes on with the log
+                feed.fail(LeaseLost("The run goes on in another process."))
             feed = self._feeds[run.id] = RunFeed(claimed.last_sequence)
         self._callers[run.id] = run.caller
         run_log = JournalLog(
@@ -124,16 +131,23 @@ class Executions:
         self._wakeups.announce(run.id)
         try:
             outcome = await self._outcome(claimed, run_log)
-            await _settled(self._conclude(claimed, outcome, run_log, feed))
+            return await _settled(self._conclude(claimed, outcome, run_log, feed))
         except AppError as error:
             log.warning("run_not_recorded", run_id=run.id, code=error.code)
             feed.fail(error)
+        except Exception as error:  # a fault of ours, logged: the next owner goes on, nobody may wait for it here
+            log.error("run_not_recorded", run_id=run.id, exc_info=error)
+            feed.fail(LeaseLost("The run goes on in another process."))
         finally:
+            if not feed.done:
+                feed.fail(LeaseLost("The run goes on in another process."))
             self._stopping.pop(run.id, None)
             if self._feeds.get(run.id) is feed:
                 del self._feeds[run.id]
                 self._callers.pop(run.id, None)
             self._wakeups.announce(run.id)
+            self._wakeups.announce(RECORDED)
+        return False
 
     async def _outcome(self, claimed: ClaimedRun, run_log: JournalLog) -> RunOutcome | None:
         """Execute a run until it ends, waits or is stopped; None when another process is to go on with it."""
@@ -158,12 +172,16 @@ class Executions:
             if current is not None:
                 current.uncancel()
             reason = self._stopping.get(run.id, "hand_back")
-        return None if reason in LET_GO else execution.interrupted(reason)
+        if reason in LET_GO:
+            return None
+        ended = execution.interrupted(reason)
+        # What was cancelled before its turn has said nothing: behind a run that waits, its input would stand in front.
+        return replace(ended, items=()) if claimed.cancel_reason is not None and run.fence == 1 else ended
 
     async def _conclude(
         self, claimed: ClaimedRun, outcome: RunOutcome | None, run_log: JournalLog, feed: RunFeed
-    ) -> None:
-        """Record how the execution ended.
+    ) -> bool:
+        """Record how the execution ended; true when it is to be claimed again.
 
         Raises:
             LeaseLost: the run goes on elsewhere.
@@ -180,20 +198,24 @@ class Executions:
         record = build_record(
             run, _since_first_attempt(claimed, outcome), run_log.calls, rest, feed.last_sequence, self._clock.now()
         )
-        await self._tried(run, lambda: self._write_end(run, record))
+        asked = await self._tried(run, lambda: self._write_end(run, record))
+        if asked is not None:
+            feed.fail(LeaseLost("The run is about to be closed."))
+            return True
         self._results[run.id] = record.result
         # Whoever waits is woken by the feed; a result that nobody takes must not stay.
         asyncio.get_running_loop().call_later(RESULT_KEPT_S, self._results.pop, run.id, None)
         feed.close(record.rest.events[-1])
         log.info("run_ended", run_id=run.id, agent=record.result.agent, status=record.result.status.value)
+        return False
 
-    async def _write_end(self, run: Run, record: RunRecord) -> None:
+    async def _write_end(self, run: Run, record: RunRecord) -> CancelReason | None:
         if record.result.status is RunStatus.WAITING:
-            await self._journal.park(run, record, self._limits.approval_timeout_s)
-        else:
-            await self._journal.finish(run, record)
+            return await self._journal.park(run, record, self._limits.approval_timeout_s)
+        await self._journal.finish(run, record)
+        return None
 
-    async def _tried(self, run: Run, write: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def _tried(self, run: Run, write: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         """Write; while the database is away, try again, since the answer is already paid for."""
         deadline = time.monotonic() + self._limits.log.retry_s
         delay_s = FIRST_RETRY_S
@@ -221,7 +243,7 @@ def _since_first_attempt(claimed: ClaimedRun, outcome: RunOutcome) -> RunOutcome
     return outcome if claimed.started_at is None else replace(outcome, started_at=claimed.started_at)
 
 
-async def _settled(work: Coroutine[None, None, None]) -> None:
+async def _settled(work: Coroutine[Any, Any, _T]) -> _T:
     """Wait for a bounded write to its end, however often the waiting task is cancelled meanwhile."""
     task = asyncio.ensure_future(work)
     while not task.done():
@@ -231,4 +253,4 @@ async def _settled(work: Coroutine[None, None, None]) -> None:
             current = asyncio.current_task()
             if current is not None:
                 current.uncancel()
-    task.result()
+    return task.result()

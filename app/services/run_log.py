@@ -39,6 +39,15 @@ class LogTimes:
     """How long a write is tried again while the database is away."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """One write: up to which request it goes, what it holds, and whether the end of the run was asked for."""
+
+    asked: int
+    batch: RunBatch
+    reason: CancelReason | None
+
+
 class JournalLog:
     """RunLog over the journal.
 
@@ -106,16 +115,30 @@ class JournalLog:
 
     def transaction(self) -> "ToolTransaction":
         """Open a transaction for a tool's writes; see the port."""
-        return ToolTransaction(self._writing, self._open_transaction, self._commit_in)
+        return ToolTransaction(self._writing, self._open_transaction, self._write_in, self._committed)
 
     def _open_transaction(self) -> AbstractAsyncContextManager[JournalTransaction]:
         if self.failure is not None:
             raise self.failure
         return self._journal.transaction(self._run)
 
-    async def _commit_in(self, transaction: JournalTransaction, step: Step) -> None:
+    async def _write_in(self, transaction: JournalTransaction, step: Step) -> "_Written":
+        """Write everything there is in a tool's transaction; it is on disk when that has been committed."""
+        if self.failure is not None:
+            raise self.failure
         self.defer(step)
-        await self._write(transaction.commit)
+        asked, batch = self._asked, self._rest()
+        return _Written(asked, batch, await transaction.commit(batch))
+
+    def _committed(self, step: Step, written: "_Written | None", error: BaseException | None) -> None:
+        """Note how a tool's transaction ended: with an error nothing of it is on disk, and the tool has not ended."""
+        if error is None and written is not None:
+            self._note(written)
+            return
+        if self._steps.get(step.key) is step:
+            del self._steps[step.key]
+        if isinstance(error, AppError) and self.failure is None:
+            self._fail(error)
 
     async def close(self) -> RunBatch:
         """Stop writing and return what has not been written; nothing is published or recorded after this."""
@@ -177,12 +200,15 @@ class JournalLog:
         except AppError as error:
             self._fail(error)
             raise
-        self._answered = asked
-        self._forget(batch)
+        self._note(_Written(asked, batch, None if cancelled is not None else reason))
         if cancelled is not None:
             raise cancelled
-        if reason is not None:
-            self._on_stop(reason)
+
+    def _note(self, written: "_Written") -> None:
+        self._answered = written.asked
+        self._forget(written.batch)
+        if written.reason is not None:
+            self._on_stop(written.reason)
 
     def _forget(self, batch: RunBatch) -> None:
         for step in batch.steps:
@@ -210,12 +236,14 @@ class ToolTransaction:
         self,
         writing: asyncio.Lock,
         open_transaction: Callable[[], AbstractAsyncContextManager[JournalTransaction]],
-        commit: Callable[[JournalTransaction, Step], Coroutine[Any, Any, None]],
+        write: Callable[[JournalTransaction, Step], Coroutine[Any, Any, "_Written"]],
+        committed: Callable[[Step, "_Written | None", BaseException | None], None],
     ) -> None:
         """Use `JournalLog.transaction`."""
         self._writing = writing
         self._open_transaction = open_transaction
-        self._commit = commit
+        self._write = write
+        self._committed = committed
         self._stack = AsyncExitStack()
         self._open: JournalTransaction | None = None
         self._step: Step | None = None
@@ -238,11 +266,11 @@ class ToolTransaction:
         """Open the transaction."""
         if _open_transaction.get() is not None:
             raise RuntimeError("A transactional tool cannot call another one.")
-        await self._stack.enter_async_context(self._writing)
+        await self._writing.acquire()
         try:
             self._open = await self._stack.enter_async_context(self._open_transaction())
         except BaseException:
-            await self._stack.aclose()
+            self._writing.release()
             raise
         self._token = _open_transaction.set(self)
         return self
@@ -250,11 +278,36 @@ class ToolTransaction:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Commit if a step was named and the block ended well; else take everything back."""
+        """Commit if a step was named and the block ended well; else take everything back.
+
+        A cancellation waits for the commit: one that is cut leaves open whether it happened.
+        """
         _open_transaction.reset(self._token)
-        async with self._stack:
-            if error is None and self._step is not None:
-                await self._commit(self._opened(), self._step)
+        closing = asyncio.ensure_future(self._close(self._step if error is None else None))
+        cancelled: asyncio.CancelledError | None = None
+        while not closing.done():
+            try:
+                await asyncio.wait((closing,))
+            except asyncio.CancelledError as asked:
+                cancelled = asked
+        closing.result()
+        if cancelled is not None:
+            raise cancelled
+
+    async def _close(self, step: Step | None) -> None:
+        written: _Written | None = None
+        failed: BaseException | None = None
+        try:
+            async with self._stack:
+                if step is not None:
+                    written = await self._write(self._opened(), step)
+        except BaseException as error:
+            failed = error
+            raise
+        finally:
+            if step is not None:
+                self._committed(step, written, failed)
+            self._writing.release()
 
     def _opened(self) -> JournalTransaction:
         if self._open is None:

@@ -1,4 +1,4 @@
-"""Two tenants in one application, each with something of every kind; and the application for tests that cannot await."""
+"""Tenants that have something of every kind, and the application for tests that cannot await."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -26,6 +26,9 @@ class Tenant:
     """By the name of the path parameter that takes them."""
     session_id: str = ""
     thread_id: str = ""
+    share_token: str = ""
+    call_id: str = ""
+    """Waits for an approval, in the second run."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -82,9 +85,11 @@ async def _tenant(served: Served, name: str) -> Tenant:
     chat = {"sessionId": tenant.session_id}
     tenant.own("conversationId", session["conversationId"])
     tenant.own("runId", (await post("/api/chat", message=text, **chat)).json()["runId"])
-    waiting = await post("/api/chat", message=f"Send a postcard from {tenant.marker}", **chat)
+    asks = (await post("/api/session", userId=session["userId"])).json()
+    waiting = await post("/api/chat", message=f"Send a postcard from {tenant.marker}", sessionId=asks["sessionId"])
     assert waiting.status_code == 202
     tenant.own("runId", waiting.json()["runId"])
+    tenant.call_id = waiting.json()["approvals"][0]["callId"]
     tenant.own("responseId", (await post("/v1/responses", model="demo", input=text)).json()["id"])
     completion = await post(
         "/v1/chat/completions", model="demo", store=True, messages=[{"role": "user", "content": text}]
@@ -98,6 +103,7 @@ async def _tenant(served: Served, name: str) -> Tenant:
     tenant.own("itemId", items.json()["data"][0]["id"])
     share = (await post(f"/v1/conversations/{conversation}/share")).json()
     tenant.own("shareId", share["id"])
+    tenant.share_token = share["token"]
     project = (await post("/v1/organization/projects", name=tenant.marker)).json()["id"]
     tenant.own("project_id", project)
     tenant.own("key_id", (await post(f"/v1/organization/projects/{project}/api_keys", name=tenant.marker)).json()["id"])

@@ -101,7 +101,8 @@ async def test_the_log_has_the_run_and_no_session(demo: Served, quiet_logs: list
 
 
 @pytest.mark.parametrize(
-    "path", ["/nope", "/api", "/api/chat/", "/docs/", "/docs/nope.js", "/redoc", "/api/conversation", "//", "/%0a%1b[31m"]
+    "path",
+    ["/nope", "/api", "/api/chat/", "/docs/", "/docs/nope.js", "/redoc", "/api/conversation", "//", "/%0a%1b[31m"],
 )
 async def test_unknown_routes(demo: Served, path: str) -> None:
     reply = await demo.http.get(f"http://localhost:8000{path}")

@@ -8,7 +8,6 @@ validating every reply strictly wherever the suite has it so. Once per model: an
 """
 
 import argparse
-import asyncio
 import json
 import os
 import shutil
@@ -16,14 +15,11 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from tests.clients.server import Address, running
-from tests.databases import PostgresServer
+from tests.clients.server import Address, empty_database, running
 
 SUITES = (
     "chat/test_completions.py",
@@ -51,7 +47,8 @@ def main() -> int:
     if missing := [suite for suite in SUITES if not (tests / "api_resources" / suite).is_file()]:
         parser.error(f"{tests / 'api_resources'} has no {' and no '.join(missing)}")
     failed = False
-    with tempfile.TemporaryDirectory(prefix="openai-suite-") as name, _database(options.postgresql) as database:
+    kind: Literal["sqlite", "postgresql"] = "postgresql" if options.postgresql else "sqlite"
+    with tempfile.TemporaryDirectory(prefix="openai-suite-") as name, empty_database(kind) as database:
         folder = Path(name)
         shutil.copytree(tests, folder / "tests")
         shutil.copy(options.source / "pyproject.toml", folder)
@@ -63,21 +60,6 @@ def main() -> int:
             if failed:
                 _print_logs(folder)
     return int(failed)
-
-
-@contextmanager
-def _database(postgresql: bool) -> Iterator[str | None]:
-    """Give an empty PostgreSQL database, or none."""
-    if not postgresql:
-        yield None
-        return
-    server = PostgresServer()
-    try:
-        server.start()
-        asyncio.run(server.execute("CREATE DATABASE clients"))
-        yield server.url("clients")
-    finally:
-        server.remove()
 
 
 def _run(folder: Path, address: Address, model: str, arguments: list[str]) -> list[dict[str, Any]]:

@@ -1,10 +1,10 @@
 """A plugin of pytest for openai-python's own tests: real objects in place of the suite's made-up ids, and a verdict.
 
 Every request of the client passes here. What names an object that cannot exist (`conv_123`, `completion_id`, ...) gets
-one that was made for this test; `model` and `input` are added where a test leaves them out. A parameter that the server
-refuses with a 400 that names it, and which the request really has, is taken out and the request made again: the test is
-then `passed without` these. A route answered with `unsupported_endpoint`, or a 405, is `not offered`. Anything else that
-is not the reply the client's types describe, and any 5xx, is `failed`.
+one that was made for this test; `model` and `input` are added where a test leaves them out. A parameter that the
+server refuses with a 400 that names it, and which the request really has, is taken out and the request made again: the
+test is then `passed without` these. A route answered with `unsupported_endpoint`, or a 405, is `not offered`. Anything
+else that is not the reply the client's types describe, and any 5xx, is `failed`.
 """
 
 import json
@@ -24,9 +24,7 @@ from openai._base_client import AsyncAPIClient, SyncAPIClient
 MODEL = os.environ["SUITE_MODEL"]
 AGENT = "demo"
 KEY = os.environ["SUITE_API_KEY"]
-HTTP = httpx2.Client(
-    base_url=os.environ["TEST_API_BASE_URL"], headers={"authorization": f"Bearer {KEY}"}, timeout=30
-)
+HTTP = httpx2.Client(base_url=os.environ["TEST_API_BASE_URL"], headers={"authorization": f"Bearer {KEY}"}, timeout=30)
 MADE_UP_MODELS = ("gpt-6-astra", "gpt-5.4", "ft:gpt-4o-mini:acemeco:suffix:abc123", "model")
 TOLD: list[dict[str, Any]] = []
 

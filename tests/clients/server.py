@@ -16,8 +16,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
+from typing import IO, Literal
 from urllib.parse import urlsplit
 
+from tests.databases import PostgresServer
 from tests.fakes.openai import FakeOpenAI
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -37,30 +39,53 @@ class Address:
 
 
 @contextmanager
-def running(folder: Path, *, database_url: str | None = None, processes: int = 1) -> Iterator[Address]:
-    """Serve the demo agents and the fake's models until the block ends.
+def running(
+    folder: Path, *, database_url: str | None = None, processes: int = 1, upstream: bool = True
+) -> Iterator[Address]:
+    """Serve the demo agents until the block ends.
 
     Args:
         folder: for the SQLite file and the servers' logs.
         database_url: an empty database; none: a SQLite file.
         processes: how many servers share the database.
+        upstream: over the fake OpenAI, whose models may be called, too; else with the demo model.
     """
-    with FakeOpenAI() as fake, ExitStack() as stack:
+    with ExitStack() as stack:
         environment = {
             **{name: os.environ[name] for name in KEPT if name in os.environ},
             "PYTHONPATH": str(REPOSITORY),
             "HOME": str(folder),
             "DATABASE_URL": database_url or f"sqlite:///{folder / 'clients.db'}",
-            "OPENAI_BASE_URL": fake.base_url,
-            "OPENAI_API_KEY": fake.api_key,
-            "OPENAI_API": "responses",
-            "APP_GATEWAY_MODELS": MODELS,
+            "APP_DEMO_DELAY_MS": "0",
         }
+        if upstream:
+            fake = stack.enter_context(FakeOpenAI())
+            environment |= {
+                "OPENAI_BASE_URL": fake.base_url,
+                "OPENAI_API_KEY": fake.api_key,
+                "OPENAI_API": "responses",
+                "APP_GATEWAY_MODELS": MODELS,
+            }
         _call(folder, environment, "db", "upgrade")
         created = json.loads(_call(folder, environment, "keys", "create", "--name", "clients", "--json"))
         urls = [stack.enter_context(_serving(folder, environment, number)) for number in range(processes)]
         url = urls[0] if processes == 1 else stack.enter_context(_front(urls))
         yield Address(url, created["value"])
+
+
+@contextmanager
+def empty_database(kind: Literal["sqlite", "postgresql"]) -> Iterator[str | None]:
+    """Give the URL of an empty database on a PostgreSQL server of its own, or None, which is a SQLite file."""
+    if kind == "sqlite":
+        yield None
+        return
+    server = PostgresServer()
+    try:
+        server.start()
+        asyncio.run(server.execute("CREATE DATABASE clients"))
+        yield server.url("clients")
+    finally:
+        server.remove()
 
 
 def _call(folder: Path, environment: dict[str, str], *arguments: str) -> str:
@@ -99,10 +124,10 @@ def _serving(folder: Path, environment: dict[str, str], number: int) -> Iterator
             rest.join(5)
 
 
-def _copy(source: object, target: object) -> None:
+def _copy(source: IO[bytes], target: IO[bytes]) -> None:
     """Write on what the server says, or it would wait for a reader."""
-    for line in source:  # type: ignore[attr-defined]
-        target.write(line)  # type: ignore[attr-defined]
+    for line in source:
+        target.write(line)
 
 
 @contextmanager

@@ -125,6 +125,8 @@ async def test_it_survives_a_lost_process() -> None:
         ({**LOOK, "name": ""}, "client_tools[0].name"),
         ({**LOOK, "description": 5}, "client_tools[0].description"),
         ({**LOOK, "parameters": "none"}, "client_tools[0].parameters"),
+        ({**LOOK, "parameters": {"city": "string"}}, "client_tools[0].parameters"),
+        ({**LOOK, "parameters": {"type": "array"}}, "client_tools[0].parameters"),
         ({**LOOK, "strict": "yes"}, "client_tools[0].strict"),
         (
             {**LOOK, "strict": True, "parameters": {"type": "object", "additionalProperties": True}},

@@ -59,8 +59,13 @@ _SETTINGS: Final[Mapping[str, str]] = {
 _EXTRA_ARGUMENTS: Final = ("logit_bias", "prompt_cache_key", "safety_identifier", "seed", "service_tier", "user")
 """Parameters that the SDK's settings have no field for; they reach the model's endpoint by these names only."""
 
-_CHAT_ONLY: Final = ("frequency_penalty", "logit_bias", "presence_penalty", "seed")
-"""What an endpoint that is called by the Responses API does not take."""
+_CHAT_ONLY: Final[Mapping[str, object]] = {
+    "frequency_penalty": 0.0,
+    "logit_bias": dict[str, int](),
+    "presence_penalty": 0.0,
+    "seed": None,
+}
+"""What an endpoint that is called by the Responses API does not take, with the value that asks for nothing."""
 
 
 class _Body(BaseModel):
@@ -230,7 +235,7 @@ def _check_refusals(request: ChatCompletionCreate, endpoint: str) -> None:
         message = "Mutually exclusive parameters: 'max_tokens' and 'max_completion_tokens'."
         raise HttpError(400, "mutually_exclusive_parameters", message, param="max_tokens")
     if endpoint != "chat_completions":
-        given = (name for name in _CHAT_ONLY if getattr(request, name) not in (None, 0.0, {}))
+        given = (name for name, nothing in _CHAT_ONLY.items() if getattr(request, name) not in (None, nothing))
         for name in given:
             raise refused(name, "the model is called by the Responses API, which does not have it.")
     options = request.stream_options
@@ -353,7 +358,7 @@ def _settings(request: ChatCompletionCreate, tools: frozenset[str]) -> dict[str,
         settings["tool_choice"] = _tool_choice(request.tool_choice, tools)
     if request.reasoning_effort is not None:
         settings["reasoning"] = {"effort": request.reasoning_effort}
-    extra = {name: asked[name] for name in _EXTRA_ARGUMENTS if name in asked}
+    extra = {name: asked[name] for name in _EXTRA_ARGUMENTS if asked.get(name) not in (None, {})}
     if extra:
         settings["extra_args"] = extra
     return settings

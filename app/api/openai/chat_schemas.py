@@ -10,7 +10,7 @@ class ChatMessage(Struct, frozen=True, omit_defaults=True):
 
     role: Literal["assistant"]
     content: str | None
-    refusal: str | None | UnsetType = UNSET
+    refusal: str | UnsetType | None = UNSET
     annotations: list[dict[str, Any]] | UnsetType = UNSET
     """Sources of the text."""
     tool_calls: list[dict[str, Any]] | UnsetType = UNSET
@@ -32,8 +32,8 @@ class ChatUsage(Struct, frozen=True, omit_defaults=True):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
-    prompt_tokens_details: dict[str, int | None] | None | UnsetType = UNSET
-    completion_tokens_details: dict[str, int | None] | None | UnsetType = UNSET
+    prompt_tokens_details: dict[str, int | None] | UnsetType | None = UNSET
+    completion_tokens_details: dict[str, int | None] | UnsetType | None = UNSET
 
 
 class ChatCompletion(Struct, frozen=True, omit_defaults=True):
@@ -46,7 +46,7 @@ class ChatCompletion(Struct, frozen=True, omit_defaults=True):
     model: str
     """The agent's key, or the upstream model."""
     choices: list[ChatChoice]
-    usage: ChatUsage | None | UnsetType = UNSET
+    usage: ChatUsage | UnsetType | None = UNSET
     metadata: dict[str, str] | UnsetType = UNSET
     """Of one that was kept."""
 

@@ -36,6 +36,24 @@ class ConversationObjectList(Struct, frozen=True, kw_only=True):
     has_more: bool
 
 
+class ItemObject(Struct, frozen=True):
+    """An item of the Responses format; what else it has is up to its type."""
+
+    id: str
+    type: str
+
+
+class ItemList(Struct, frozen=True):
+    """A page of items."""
+
+    object: Literal["list"]
+    data: list[ItemObject]
+    first_id: str
+    """Empty when the page is."""
+    last_id: str
+    has_more: bool
+
+
 class ConversationDeleted(Struct, frozen=True, kw_only=True):
     """A conversation that is gone."""
 

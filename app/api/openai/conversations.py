@@ -4,7 +4,7 @@ Additions to the platform's own: `title` and `agent` of a conversation (a POST w
 that it lacks. What a list gives in `include` is always there, as far as it is kept.
 """
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Response
 from openai.types.responses import ResponseIncludable
@@ -20,6 +20,8 @@ from app.api.openai.conversation_objects import (
     ConversationHitList,
     ConversationObject,
     ConversationObjectList,
+    ItemList,
+    ItemObject,
     conversation_object,
     conversation_object_list,
     hit_object_list,
@@ -47,14 +49,6 @@ Limit = Annotated[int, Query(ge=1, le=100, description="Most entries of the page
 After = Annotated[str | None, Query(description="The last_id of the page before.")]
 Order = Annotated[Literal["asc", "desc"], Query(description="By time.")]
 Include = Annotated[list[ResponseIncludable] | None, Query(alias="include[]", description="All of it is, always.")]
-_ITEM: Final[dict[str, Any]] = {
-    "description": "The item.",
-    "content": {"application/json": {"schema": {"type": "object", "description": "An item of the API."}}},
-}
-_ITEMS: Final[dict[str, Any]] = {
-    "description": "Items.",
-    "content": {"application/json": {"schema": {"type": "object", "description": "A list object of the API."}}},
-}
 
 
 @router.post(
@@ -171,7 +165,7 @@ async def delete_conversation(conversation_id: Id, access: Access, container: Ru
 @router.post(
     "/{conversationId}/items",
     summary="Add items",
-    responses={200: _ITEMS, **failures(400, 401, 403, 404, 409, 413, 503)},
+    responses=replies(ItemList, 400, 401, 403, 404, 409, 413, 503, description="What was added."),
     response_class=JsonReply,
     response_model=None,
 )
@@ -189,7 +183,7 @@ async def create_items(
 @router.get(
     "/{conversationId}/items",
     summary="List items",
-    responses={200: _ITEMS, **failures(400, 401, 403, 404, 503)},
+    responses=replies(ItemList, 400, 401, 403, 404, 503, description="A page."),
     response_class=JsonReply,
     response_model=None,
 )
@@ -213,7 +207,7 @@ async def list_items(
 @router.get(
     "/{conversationId}/items/{itemId}",
     summary="Retrieve an item",
-    responses={200: _ITEM, **failures(400, 401, 403, 404, 503)},
+    responses=replies(ItemObject, 400, 401, 403, 404, 503, description="The item."),
     response_class=JsonReply,
     response_model=None,
 )

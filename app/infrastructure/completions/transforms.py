@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -101,12 +101,12 @@ def find_transform(name: str) -> Transform:
         known = ", ".join(sorted({*TRANSFORMS, *found.names}))
         raise ConfigurationError(f"There is no transform '{name}'. Known: {known}.")
     try:
-        loaded = found[name].load()
+        loaded: Any = found[name].load()
     except (ImportError, AttributeError) as error:
         raise ConfigurationError(f"The transform '{name}' could not be loaded: {type(error).__name__}.") from error
     if not callable(loaded):
         raise ConfigurationError(f"The transform '{name}' is no function.")
-    return loaded
+    return cast("Transform", loaded)
 
 
 def _identity(event: OutboxEvent) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from app.domain.run_ports import RunJournal, Wakeups
 
 log = structlog.get_logger(__name__)
 
-Execute = Callable[[ClaimedRun], Awaitable[None]]
+Execute = Callable[[ClaimedRun], Awaitable[bool]]
 Stop = Callable[[str, str], bool]
 
 QUEUE: Final = "queue"
@@ -152,7 +152,8 @@ class InProcessDispatcher:
             # Cancelled in the queue: it is executed all the same, and cancelled there, so that its end is recorded.
             _cancel_soon()
         try:
-            await self._execute(claimed)
+            if await self._execute(claimed) and not self._stopping:
+                self._queued.add(run_id)  # to be claimed once more, and closed
         finally:
             if not waiting:
                 self._slots.release()

@@ -19,7 +19,7 @@ from app.domain.models.deliveries import (
     OutboxEvent,
     PlannedDelivery,
 )
-from app.infrastructure.persistence.clock_sql import now_ms
+from app.infrastructure.persistence.clock_sql import now_ms as database_ms
 from app.infrastructure.persistence.completion_tables import (
     completion_deliveries as deliveries,
 )
@@ -70,11 +70,11 @@ class SqlDeliveryStore:
 
     async def claim(self, name: str, owner: str, lease_s: float) -> DestinationState | None:
         """Take or renew the lease; see the port."""
-        free = or_(destinations.c.lease_owner == owner, destinations.c.lease_until_ms <= now_ms())
+        free = or_(destinations.c.lease_owner == owner, destinations.c.lease_until_ms <= database_ms())
         statement = (
             update(destinations)
             .where(destinations.c.name == name, free)
-            .values(lease_owner=owner, lease_until_ms=now_ms() + round(lease_s * 1000))
+            .values(lease_owner=owner, lease_until_ms=database_ms() + round(lease_s * 1000))
             .returning(destinations)
         )
         async with writing(self._engine) as connection:
@@ -106,7 +106,7 @@ class SqlDeliveryStore:
                 await connection.execute(batch.on_conflict_do_nothing())
         return True
 
-    async def due(self, name: str, now: int, limit: int) -> Sequence[DueDelivery]:
+    async def due(self, name: str, now_ms: int, limit: int) -> Sequence[DueDelivery]:
         """Return deliveries whose time has come; see the port."""
         earlier = deliveries.alias("earlier")
         held_up = exists().where(
@@ -114,13 +114,13 @@ class SqlDeliveryStore:
             earlier.c.state == "pending",
             earlier.c.ordering_key == deliveries.c.ordering_key,
             earlier.c.position < deliveries.c.position,
-            earlier.c.next_attempt_ms > now,
+            earlier.c.next_attempt_ms > now_ms,
         )
         own = [deliveries.c.ordering_key, deliveries.c.attempts, deliveries.c.first_failure_ms, deliveries.c.history]
         statement = (
             select(events, *own)
             .join_from(deliveries, events, events.c.id == deliveries.c.event_id)
-            .where(deliveries.c.destination == name, _PENDING, deliveries.c.next_attempt_ms <= now, ~held_up)
+            .where(deliveries.c.destination == name, _PENDING, deliveries.c.next_attempt_ms <= now_ms, ~held_up)
             .order_by(deliveries.c.position)
             .limit(limit)
         )
@@ -131,9 +131,10 @@ class SqlDeliveryStore:
             for row in rows
         ]
 
-    async def next_due_ms(self, name: str) -> int | None:
+    async def next_due_ms(self, name: str, now_ms: int) -> int | None:
         """Return when the next delivery is due; see the port."""
-        statement = select(func.min(deliveries.c.next_attempt_ms)).where(deliveries.c.destination == name, _PENDING)
+        later = (deliveries.c.destination == name, _PENDING, deliveries.c.next_attempt_ms > now_ms)
+        statement = select(func.min(deliveries.c.next_attempt_ms)).where(*later)
         async with reading(self._engine) as connection:
             return (await connection.execute(statement)).scalar_one_or_none()
 
@@ -243,7 +244,11 @@ class SqlDeliveryStore:
 
 async def _held(connection: AsyncConnection, name: str, owner: str, values: Mapping[str, Any]) -> bool:
     """Write to a destination's row if the lease is still the owner's; the row stays locked until the commit."""
-    mine = (destinations.c.name == name, destinations.c.lease_owner == owner, destinations.c.lease_until_ms > now_ms())
+    mine = (
+        destinations.c.name == name,
+        destinations.c.lease_owner == owner,
+        destinations.c.lease_until_ms > database_ms(),
+    )
     return (await connection.execute(update(destinations).where(*mine), dict(values))).rowcount == 1
 
 

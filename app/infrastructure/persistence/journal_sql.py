@@ -277,7 +277,7 @@ PARK = (
         last_sequence=func.coalesce(bindparam("last", type_=Integer), runs.c.last_sequence),
         # Someone who asked for the end while the run was on its way here must not wait for the approvals.
         status=case((runs.c.cancel_reason.is_(None), "waiting"), else_="queued"),
-        owner=null(),
+        owner=case((runs.c.cancel_reason.is_(None), null()), else_=runs.c.owner),
         lease_until_ms=case(
             (runs.c.cancel_reason.is_(None), now_ms() + bindparam("expires_ms", type_=BigInteger)), else_=0
         ),

@@ -143,7 +143,7 @@ class RunWrites(JournalPart):
                 await self._let_go(connection, journal_sql.HAND_BACK, run, batch, {})
                 await notify(connection, run.id, QUEUE)
 
-    async def park(self, run: Run, record: RunRecord, expires_s: float) -> None:
+    async def park(self, run: Run, record: RunRecord, expires_s: float) -> CancelReason | None:
         """Write that a run waits; see the port."""
         now = record.result.timings.finished_at
         expires_at = datetime.now(UTC) + timedelta(seconds=expires_s)
@@ -153,18 +153,22 @@ class RunWrites(JournalPart):
         }
         with suppress(_AlreadyRecorded):
             async with writing(self._engine) as connection:
-                await self._let_go(connection, journal_sql.PARK, run, record.rest, values)
+                asked = await self._let_go(connection, journal_sql.PARK, run, record.rest, values)
                 await insert_rows(connection, {run_approvals: run_rows.approval_rows(record, now, expires_at)})
                 await notify(connection, run.id, QUEUE)
+            return asked
+        return None
 
     async def _let_go(
         self, connection: AsyncConnection, update: Update, run: Run, batch: RunBatch, values: dict[str, Any]
-    ) -> None:
+    ) -> CancelReason | None:
         parameters = self._step_values(run, batch) | values
         del parameters["lease_ms"]
-        if (await connection.execute(update, parameters)).one_or_none() is None:
+        row = (await connection.execute(update, parameters)).one_or_none()
+        if row is None:
             await _check_let_go(connection, run, batch)
         await insert_rows(connection, _rows_of(run, batch))
+        return None if row is None else row.cancel_reason
 
     async def finish(self, run: Run, record: RunRecord) -> None:
         """Write the end of a run; see the port. Writing the same record again changes nothing."""

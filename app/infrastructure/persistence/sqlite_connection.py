@@ -106,7 +106,7 @@ class OneTripConnection(aiosqlite.Connection):
             return
         try:
             await self.trip(lambda _cursor: self._conn.commit())
-        except sqlite3.Error:
+        except Exception:  # a value that SQLite cannot hold is no sqlite3.Error
             # SQLAlchemy does not roll back what it could not commit, and the pool gives the connection to the next one.
             await self.rollback()
             raise

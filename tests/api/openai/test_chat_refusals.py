@@ -139,6 +139,7 @@ PARAMETERS: list[tuple[dict[str, Any], str, str]] = [
     ({"logit_bias": {"1": 2}}, "logit_bias", UNSUPPORTED),
     ({"logit_bias": {"1": "2"}}, "logit_bias.1", TYPE),
     ({"seed": 7}, "seed", UNSUPPORTED),
+    ({"seed": 0}, "seed", UNSUPPORTED),
     ({"seed": 2**70}, "seed", VALUE),
     ({"max_tokens": 5, "max_completion_tokens": 5}, "max_tokens", "mutually_exclusive_parameters"),
     ({"max_completion_tokens": 0}, "max_completion_tokens", VALUE),
@@ -295,13 +296,14 @@ CHAT_SETTINGS: dict[str, Any] = {"frequency_penalty": 1.0, "presence_penalty": 0
 async def test_settings_reach_the_endpoint(serve: Serve, fake: FakeOpenAI, api: str) -> None:
     openai = {"api_key": fake.api_key, "base_url": fake.base_url, "api": api, "model": "gpt-4.1-mini"}
     served: Served = await serve(Agent(name="helper"), openai=openai)
-    settings = {**SETTINGS, **(CHAT_SETTINGS if api == "chat_completions" else {})}
+    settings = {**SETTINGS, **(CHAT_SETTINGS if api == "chat_completions" else {"logit_bias": {}})}
     changes = {"max_completion_tokens": 50, "reasoning_effort": "low", "tool_choice": "none", "tools": [WEATHER]}
     await client_of(served).chat.completions.create(**hello(**settings, **changes))
     (asked,) = [request.body for request in fake.requests if request.method == "POST"]
     expected = dict(settings)
     if api == "responses":
-        del expected["verbosity"]
+        del expected["verbosity"], expected["logit_bias"]
+        assert "logit_bias" not in asked
         assert asked["text"]["verbosity"] == "low"
         assert (asked["max_output_tokens"], asked["reasoning"]) == (50, {"effort": "low"})
         assert asked["tools"][0]["name"] == "weather"

@@ -103,7 +103,7 @@ class Post:
         settings = DestinationSettings(name=name, **fields)
         await self.store.ensure(name, latest=settings.start_at == "latest")
         destination = Destination(settings, receiver, event_v1, lambda event: event.type)
-        return DestinationWorker(destination, self.store, self.clock, owner=owner, jitter=lambda: 1.0)
+        return DestinationWorker(destination, self.store, self.clock, owner=owner, poll_s=600.0, jitter=lambda: 1.0)
 
     async def deliver(self, worker: DestinationWorker, seconds: float = 0.0) -> None:
         """Work until nothing is left to do before `seconds` of the simulated time are over."""
@@ -112,5 +112,6 @@ class Post:
             pause_s = await worker.step()
             if pause_s > 0:
                 if self.clock.elapsed_s + pause_s > ends_at:
+                    self.clock.elapsed_s = ends_at
                     return
                 self.clock.turn(pause_s)

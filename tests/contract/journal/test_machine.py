@@ -249,9 +249,11 @@ class Journal(RuleBasedStateMachine):
             known.last += 2
             known.steps.add(f"/t:p{first}")
             known.requests |= {made.call_id: "pending" for made in asked}
+            owner = known.owner
             known.status, known.owner, known.free = WAITING, None, False
             if known.cancel is not None:
                 known.free_it()
+                known.owner = owner  # it closes the run itself, if it lives
             self.do(self.journal.park(run, record, 3600))
 
     @rule(run=held, approve=st.booleans(), count=st.integers(1, 3))

@@ -81,6 +81,8 @@ def _tightened(node: Any, definitions: Mapping[str, Any]) -> Any:
         case "typed-dict":
             copy["extra_behavior"] = "forbid"
             copy.pop("config", None)
+            if "strict" in copy["fields"]:  # required by the types only: the API takes tools without it
+                copy["fields"]["strict"]["required"] = False
         case "generator":
             copy["type"] = "list"
         case "union":

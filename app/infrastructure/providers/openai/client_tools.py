@@ -1,5 +1,6 @@
 """Function tools that the caller of a run executes: a call of one ends the run, and the next input holds its output."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -8,8 +9,10 @@ from agents.items import ToolApprovalItem
 from agents.tool_context import ToolContext
 
 from app.domain.errors import InvalidInput
+from app.domain.models.conversations import Item
 
 MAX_CLIENT_TOOLS: Final = 128
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _FIELDS: Final = frozenset({"type", "name", "description", "parameters", "strict"})
 _NO_PARAMETERS: Final = {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
 
@@ -38,12 +41,21 @@ def client_tools(given: Sequence[Mapping[str, Any]]) -> list[FunctionTool]:
     return tools
 
 
-def client_calls(interruptions: Sequence[ToolApprovalItem], tools: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Return the ids of the calls among interruptions that the caller is to execute."""
+def client_calls(
+    interruptions: Sequence[ToolApprovalItem], tools: Sequence[Mapping[str, Any]], made: Sequence[Item]
+) -> tuple[str, ...]:
+    """Return the ids of the calls among interruptions that the caller is to execute.
+
+    `made`: what the run's own agents have said. Agents inside of tools do not have the caller's tools, but may have
+    one of the same name.
+    """
     names = {tool["name"] for tool in tools}
+    own = {item.get("call_id") for item in made}
     found = (_raw(item) for item in interruptions)
     return tuple(
-        str(call["call_id"]) for call in found if call.get("type") == "function_call" and call.get("name") in names
+        str(call["call_id"])
+        for call in found
+        if call.get("type") == "function_call" and call.get("name") in names and call["call_id"] in own
     )
 
 
@@ -54,7 +66,7 @@ def _client_tool(tool: Mapping[str, Any], param: str) -> FunctionTool:
     if unknown:
         raise InvalidInput(f"A function tool has no field '{unknown[0][:80]}'.", param=f"{param}.{unknown[0][:80]}")
     name, description = tool.get("name"), tool.get("description")
-    if not isinstance(name, str) or not 1 <= len(name) <= 128 or not name.replace("-", "_").isidentifier():
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
         message = "A tool's name is 1 to 128 letters, digits, underscores and dashes."
         raise InvalidInput(message, param=f"{param}.name")
     if description is not None and not isinstance(description, str):

@@ -119,9 +119,10 @@ class ModelCall:
             with never_failing("token estimate"):
                 tokens = estimated_usage(self.instructions, self.request, "".join(_texts(items)))
         step, call = self._ended("success", accuracy, tokens, items, response.response_id)
-        await self.active.recording.log.record(step, call)
         if not self.active.scope:
+            # Before the write: a cancellation comes out of it when the step is on disk, and the end must know of it.
             self.active.recording.responses.append((response.response_id or "", items))
+        await self.active.recording.log.record(step, call)
 
     def failed(self, error: BaseException) -> None:
         """Record the call as a failed step: a refused request used nothing, a cut one is counted here."""

@@ -174,7 +174,8 @@ class OpenAIExecution:
         return prepared(agent, self._runtime.models.default_model, output_type, client_tools(options.client_tools))
 
     def _finished(self, result: RunResult) -> RunOutcome:
-        calls = client_calls(result.interruptions, self._run.options.client_tools)
+        made = [item for _, answer in self._recording.responses for item in answer]
+        calls = client_calls(result.interruptions, self._run.options.client_tools, made)
         if len(calls) < len(result.interruptions):
             return self._waiting(result, calls)
         output = self._said() if calls else json_output(result.final_output)

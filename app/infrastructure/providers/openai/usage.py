@@ -26,6 +26,7 @@ _PATTERN = "|".join(
         r"""\s+""",
     ]
 )
+_MAX_COUNT = 2**31 - 1
 _MAX_COUNTED_CHARS = 2_000_000
 """Longer texts are counted by their first part and scaled: an estimate need not cost seconds."""
 
@@ -33,13 +34,18 @@ _MAX_COUNTED_CHARS = 2_000_000
 def token_usage(usage: Usage) -> TokenUsage:
     """Return the SDK's usage of one finished call as ours; a call counts as one request even if it says none."""
     return TokenUsage(
-        requests=max(1, usage.requests),
-        input_tokens=usage.input_tokens,
-        cached_tokens=usage.input_tokens_details.cached_tokens,
-        cache_write_tokens=usage.input_tokens_details.cache_write_tokens,
-        output_tokens=usage.output_tokens,
-        reasoning_tokens=usage.output_tokens_details.reasoning_tokens,
+        requests=max(1, _count(usage.requests)),
+        input_tokens=_count(usage.input_tokens),
+        cached_tokens=_count(usage.input_tokens_details.cached_tokens),
+        cache_write_tokens=_count(usage.input_tokens_details.cache_write_tokens),
+        output_tokens=_count(usage.output_tokens),
+        reasoning_tokens=_count(usage.output_tokens_details.reasoning_tokens),
     )
+
+
+def _count(told: int) -> int:
+    """Return a count that a row can hold: an endpoint may report any number."""
+    return min(max(told, 0), _MAX_COUNT)
 
 
 def sdk_usage(tokens: TokenUsage) -> Usage:

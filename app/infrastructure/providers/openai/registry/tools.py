@@ -82,7 +82,7 @@ def build_function_tool(function: Callable[..., Any], name: str, owner: str) -> 
 
 
 def _without_defaults(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return a strict schema without default values: every parameter is required in it, and OpenAI's API refuses them."""
+    """Return a strict schema without default values: OpenAI's API refuses them, every parameter being required."""
     kept: dict[str, Any] = {}
     for keyword, value in schema.items():
         if keyword in {"properties", "$defs"}:

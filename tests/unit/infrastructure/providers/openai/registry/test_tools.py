@@ -16,6 +16,7 @@ from agents import (
     function_tool,
 )
 from agents.testing import assistant_message, function_call
+from pydantic import BaseModel
 
 from app.domain.errors import ConfigurationError
 from app.domain.models.agents import HostedToolSpec
@@ -213,3 +214,19 @@ def test_a_bound_method_is_a_tool() -> None:
 
     tool = registry_of(spec(tools=(Shop().price,))).get("helper").agent.tools[0]
     assert isinstance(tool, FunctionTool) and list(tool.params_json_schema["properties"]) == ["item"]
+
+
+def test_defaults_are_not_in_a_strict_schema() -> None:
+    class Place(BaseModel):
+        default: str = "Oslo"
+        near: list[str] = ["Bergen"]
+
+    async def travel(place: Place, default: int | None = 3, to: Literal["a", "b"] = "a") -> str:
+        """Travel."""
+        return f"{place} {default} {to}"
+
+    schema = build_function_tool(travel, "travel", "Test").params_json_schema
+    assert set(schema["required"]) == set(schema["properties"]) == {"place", "default", "to"}
+    assert set(schema["$defs"]["Place"]["properties"]) == {"default", "near"}
+    values = [*schema["properties"].values(), *schema["$defs"]["Place"]["properties"].values()]
+    assert not any("default" in value for value in values)
