@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from app.api.json_replies import JsonReply, camel_case
 from app.domain import errors
+from app.domain.delivery_ports import SendFailed
 from app.domain.models.runs import ErrorInfo, RunOptions, RunResult
 
 MAX_ECHO_CHARS: Final = 80
@@ -59,6 +60,8 @@ HTTP_ERRORS: Final[Mapping[type[errors.AppError], HttpStatus]] = {
     errors.RunError: HttpStatus(500, _SERVER),
     errors.RunCancelled: HttpStatus(409, _INVALID),
     errors.LeaseLost: HttpStatus(409, _INVALID),
+    # Told to operators in deliveries; the send of a test event is the one request that can meet it.
+    SendFailed: HttpStatus(502, _SERVER),
     errors.StorageUnavailable: HttpStatus(503, _SERVER, retry_after_s=1),
     # At start-up only; a client that sees one has met our fault.
     errors.ConfigurationError: HttpStatus(500, _SERVER),

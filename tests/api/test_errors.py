@@ -11,6 +11,7 @@ import pytest
 from app.api.errors import API_PARAMS, HTTP_ERRORS, body_of, error_reply, failed_run_reply, status_of
 from app.api.routes.chat import ChatOptions
 from app.domain import errors
+from app.domain.delivery_ports import SendFailed
 from app.domain.models.runs import ErrorInfo, RunOptions, RunResult, RunStatus, Timings
 from app.domain.models.usage import TokenUsage
 
@@ -43,6 +44,7 @@ EXAMPLES: list[errors.AppError] = [
     errors.ReplayMismatch("m"),
     errors.StorageUnavailable("m"),
     errors.ConfigurationError("m"),
+    SendFailed("m"),
 ]
 
 
@@ -172,7 +174,7 @@ def test_params_are_named_as_clients_write_them(param: str, wire: str) -> None:
 
 
 def test_options_are_those_of_a_run() -> None:
-    options: set[Any] = {field.name for field in fields(RunOptions)} - {"output_type"} | {"on_busy"}
+    options: set[Any] = {field.name for field in fields(RunOptions)} - {"output_type", "surface"} | {"on_busy"}
     assert set(ChatOptions.model_fields) == options
     assert {API_PARAMS[name] for name in options} == {
         f"options.{field.alias}" for field in ChatOptions.model_fields.values()
