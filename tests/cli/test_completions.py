@@ -17,7 +17,8 @@ from tests.contract.completions.receivers import Post, Receiver, event
 def _run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     with pytest.raises(SystemExit) as left:
         main(["completions", *arguments])
-    return int(left.value.code or 0), capsys.readouterr().out
+    printed = capsys.readouterr()
+    return int(left.value.code or 0), printed.out or printed.err
 
 
 def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -38,7 +39,7 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 
     asyncio.run(fill())
     code, listed = _run(capsys, "ls", "--json", "--organization", "acme")
-    assert code == 0
+    assert code == 0, listed
     assert [found["id"] for found in json.loads(listed)["data"]] == [two.id, one.id]
     assert one.id in _run(capsys, "ls")[1]
     shown = json.loads(_run(capsys, "show", one.id, "--json")[1])
