@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.domain.errors import ConfigurationError, StorageUnavailable
 from app.infrastructure.persistence import schema
-from app.infrastructure.persistence.engine import build_engine, reading, writing
+from app.infrastructure.persistence.engine import EngineLimits, build_engine, reading, writing
 from tests.migrations.commands import ALL, CONVERSATIONS, HEAD, SDK_SESSIONS, down, up
 
 ROOT = Path(__file__).parents[2]
@@ -122,6 +123,27 @@ async def test_a_failed_revision_leaves_whole_revisions_only(engine: AsyncEngine
         await connection.execute(text("DROP TABLE completion_events"))
     await schema.upgrade(engine)
     assert (await schema.check(engine)).current == HEAD
+
+
+async def test_an_upgrade_waits_for_a_locked_file_beyond_one_timeout(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = 0
+    other = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+
+    async def wait(_seconds: float) -> None:
+        nonlocal waits
+        waits += 1
+        if waits == 2:
+            other.execute("COMMIT")
+
+    monkeypatch.setattr(schema.asyncio, "sleep", wait)
+    engine = build_engine(sqlite_url, EngineLimits(sqlite_busy_timeout_s=0.02))
+    assert await schema.upgrade(engine) == ALL
+    assert waits == 2
+    other.close()
+    await engine.dispose()
 
 
 async def test_ensure_migrates_sqlite_by_itself(sqlite_engine: AsyncEngine) -> None:

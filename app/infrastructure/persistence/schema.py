@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+import sqlite3
 from asyncio import AbstractEventLoop
 from dataclasses import dataclass
 from functools import cache
@@ -98,15 +99,22 @@ async def upgrade(engine: AsyncEngine) -> list[str]:
                 if (await check(engine)).up_to_date:
                     break
                 await _apply(engine, applied)
-            except StorageUnavailable:
+            except StorageUnavailable as error:
                 # SQLite has no queue for those who want a file: another process's upgrade may outlast its timeout.
-                if engine.dialect.name != "sqlite" or monotonic() > give_up_at:
+                if not _is_someone_elses_turn(error) or monotonic() > give_up_at:
                     raise
                 applied.clear()
                 await asyncio.sleep(_RETRY_S)
     if applied:
         _log.info("The database schema was upgraded: %s", ", ".join(applied))
     return applied
+
+
+def _is_someone_elses_turn(error: StorageUnavailable) -> bool:
+    """Tell whether SQLite's file was locked; any other failure of it would only come again."""
+    cause = error.__cause__
+    code = getattr(cause.orig, "sqlite_errorcode", 0) if isinstance(cause, DBAPIError) else 0
+    return code & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}  # the upper bits tell which kind of it
 
 
 async def _apply(engine: AsyncEngine, applied: list[str]) -> None:
