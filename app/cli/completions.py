@@ -5,11 +5,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from app.cli.failures import CommandFailed
+from app.cli.interrupts import interruptible
 from app.cli.options import Place, command
 from app.cli.output import UNKNOWN, Column, moment, notice, print_json, print_json_line, print_line, print_table
 from app.cli.system import system
@@ -78,6 +80,15 @@ class StatsShown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Relayed:
+    """Which spool is emptied."""
+
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The spool, as SCR_SPOOL_DIR names it.")]
+    once: Annotated[bool, typer.Option("--once", help="Move what waits now, and end.")] = False
+    as_json: JsonFlag = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Purged:
     """Which events are deleted."""
 
@@ -86,13 +97,22 @@ class Purged:
     as_json: JsonFlag = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forgotten:
+    """Which destination is dropped."""
+
+    destination: Annotated[str, typer.Argument(metavar="DESTINATION", help="Its name, as `stats` shows it.")]
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     completions = typer.Typer(help="Look at completion events and deliver them again.", no_args_is_help=True)
     for name, function in (("ls", ls), ("show", show), ("tail", tail), ("stats", stats)):
         command(completions, name)(function)
     command(completions, "redeliver")(redeliver)
+    command(completions, "relay")(relay)
     command(completions, "purge")(purge)
+    command(completions, "forget")(forget)
     app.add_typer(completions, name="completions")
 
 
@@ -187,6 +207,34 @@ def redeliver(asked: Redelivered, place: Place) -> None:
         notice("A server on this database sends them.")
 
 
+def relay(relayed: Relayed, place: Place) -> int | None:
+    """Move captured events from a folder of this machine into the database, until interrupted.
+
+    Any number of relays may work on a folder; what is moved twice is recorded once.
+    """
+    if not relayed.folder.is_dir():
+        raise CommandFailed(f"There is no folder {relayed.folder}.")
+
+    async def move() -> int:
+        async with system(place) as container:
+            worker = container.completions.relay_of(relayed.folder)
+            if relayed.once:
+                return await worker.run_once()
+            await worker.start()
+            async with interruptible(worker.aclose) as interruption:
+                await interruption.stopped()
+            return interruption.exit_code
+
+    found = asyncio.run(move())
+    if not relayed.once:
+        return found
+    if relayed.as_json:
+        print_json({"events": found})
+    else:
+        print_line(f"{found} moved")
+    return None
+
+
 def stats(shown: StatsShown, place: Place) -> None:
     """Show where every destination stands."""
 
@@ -225,6 +273,17 @@ def purge(purged: Purged, place: Place) -> None:
         print_json({"events": count, "dry_run": purged.dry_run})
     else:
         print_line(f"{count} {'would be deleted' if purged.dry_run else 'deleted'}")
+
+
+def forget(forgotten: Forgotten, place: Place) -> None:
+    """Drop a destination that is no longer configured, with all it has not got; events are kept for the others."""
+
+    async def write() -> None:
+        async with system(place) as container:
+            await container.completions.records.forget(forgotten.destination)
+
+    asyncio.run(write())
+    notice(f"{forgotten.destination} is forgotten")
 
 
 def _utc(time_of_day: datetime | None) -> datetime | None:

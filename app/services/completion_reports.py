@@ -55,13 +55,22 @@ class CompletionService:
             raise InvalidInput("Name the destination that gets them again.", param="destination")
         if not (wanted.event_ids or wanted.since or wanted.until or wanted.state):
             raise InvalidInput("Name events, a state or a time; everything is too much.", param="events")
-        known = [one.state.name for one in await self._store.stats()]
-        if wanted.destination not in known:
-            names = ", ".join(known) or "none"
-            raise InvalidInput(f"There is no destination '{wanted.destination}'. Known: {names}.", param="destination")
+        await self._check_known(wanted.destination)
         count = await self._store.redeliver(wanted.destination, wanted)
         self._on_change()
         return count
+
+    async def forget(self, destination: str) -> None:
+        """Drop a destination's cursor, its backlog and the record of its deliveries, dead letters included.
+
+        For one that was taken out of the settings: until then it keeps every event it has not got from being deleted.
+        One that is configured begins anew.
+
+        Raises:
+            InvalidInput: it is unknown.
+        """
+        await self._check_known(destination)
+        await self._store.forget(destination)
 
     async def stats(self) -> Sequence[DestinationStats]:
         """Return where every destination stands, by name."""
@@ -69,8 +78,13 @@ class CompletionService:
 
     async def purge(self, before: datetime, *, dry_run: bool = False) -> int:
         """Delete events recorded before a time that every destination has got; returns how many."""
-        names = [one.state.name for one in await self._store.stats()]
-        return await self._outbox.purge(before, names, dry_run=dry_run)
+        return await self._outbox.purge(before, None, dry_run=dry_run)
+
+    async def _check_known(self, destination: str) -> None:
+        known = [one.state.name for one in await self._store.stats()]
+        if destination not in known:
+            names = ", ".join(known) or "none"
+            raise InvalidInput(f"There is no destination '{destination}'. Known: {names}.", param="destination")
 
 
 def _check_limit(limit: int) -> None:

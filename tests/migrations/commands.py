@@ -19,7 +19,9 @@ KEYS = "c2a4e61f8d10"
 SEARCH = "d3b7f5209c41"
 ACCOUNTS = "e4c80a3b6d52"
 DELIVERIES = "f7a1c93e5b60"
-ALL = [CONVERSATIONS, SDK_SESSIONS, JOURNAL, STEP_BY_STEP, KEYS, SEARCH, ACCOUNTS, DELIVERIES]
+APPROVALS = "a5e07c92d4b8"
+OUTSIDE = "a9d3e61b7c24"
+ALL = [CONVERSATIONS, SDK_SESSIONS, JOURNAL, STEP_BY_STEP, KEYS, SEARCH, ACCOUNTS, DELIVERIES, APPROVALS, OUTSIDE]
 HEAD = ALL[-1]
 
 TABLES = {
@@ -31,6 +33,8 @@ TABLES = {
     SEARCH: {"conversation_shares"},
     ACCOUNTS: set[str](),
     DELIVERIES: {"completion_sequence", "completion_destinations", "completion_deliveries", "webhook_endpoints"},
+    APPROVALS: set[str](),
+    OUTSIDE: {"completion_spool_cursors", "signing_keys"},
 }
 
 

@@ -5,6 +5,7 @@ from sqlalchemy import BigInteger, Column, Index, Integer, String, Table, text
 from app.infrastructure.persistence.tables import JsonText, UtcDateTime, metadata
 
 _PENDING = text("state = 'pending'")
+_DEAD = text("state = 'dead'")
 
 completion_sequence = Table(
     "completion_sequence",
@@ -67,6 +68,28 @@ completion_deliveries = Table(
         sqlite_where=_PENDING,
         postgresql_where=_PENDING,
     ),
+    # For counting them: there are few, and each look at the backlog would read every delivery.
+    Index("ix_completion_deliveries_dead", "destination", sqlite_where=_DEAD, postgresql_where=_DEAD),
+)
+
+completion_spool_cursors = Table(
+    "completion_spool_cursors",
+    metadata,
+    # The name of a spool's file; no two have the same, on whatever machine.
+    Column("segment", String(64), primary_key=True),
+    # Bytes of it whose events are recorded, or were put aside.
+    Column("position", BigInteger, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+)
+
+signing_keys = Table(
+    "signing_keys",
+    metadata,
+    # What is signed with it.
+    Column("purpose", String(64), primary_key=True),
+    # 64 hex digits.
+    Column("secret", String(64), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
 )
 
 webhook_endpoints = Table(

@@ -4,18 +4,20 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, Select, and_, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Row, Select, and_, delete, exists, func, literal, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.domain.models.deliveries import EventFilter, OutboxEvent
+from app.domain.models.deliveries import WEBHOOK_PREFIX, EventFilter, OutboxEvent
 from app.infrastructure.persistence.completion_tables import (
     completion_deliveries,
     completion_destinations,
     completion_sequence,
+    webhook_endpoints,
 )
 from app.infrastructure.persistence.engine import reading, writing
 from app.infrastructure.persistence.owned_rows import can_exist
+from app.infrastructure.persistence.recorded_events import insert_events
 from app.infrastructure.persistence.tables import completion_events as events
 
 _ROWS_AT_ONCE: Final = 500
@@ -80,40 +82,70 @@ class SqlOutbox:
                 statement = statement.where(or_(events.c.created_at < moment, older))
             return [outbox_event(row) for row in (await connection.execute(statement.limit(limit))).all()]
 
-    async def purge(self, before: datetime, destinations: Sequence[str], *, dry_run: bool = False) -> int:
+    async def purge(
+        self,
+        before: datetime,
+        destinations: Sequence[str] | None = None,
+        *,
+        batch_rows: int = _ROWS_AT_ONCE,
+        dry_run: bool = False,
+    ) -> int:
         """Delete events that nobody needs any more; see the port."""
-        owed = exists().where(
-            completion_deliveries.c.event_id == events.c.id, completion_deliveries.c.state != "delivered"
-        )
-        async with reading(self._engine) as connection:
-            read = select(func.min(completion_destinations.c.position)).where(
-                completion_destinations.c.name.in_(destinations)
-            )
-            reached = (await connection.execute(read)).scalar_one_or_none()
-        old = [events.c.created_at < before, ~owed]
-        # An event without a position was read by nobody.
-        old.append(events.c.position <= (reached or 0) if destinations else events.c.created_at < before)
+        old = select(events.c.id, events.c.position).where(events.c.created_at < before, *_unneeded(destinations))
         if dry_run:
             async with reading(self._engine) as connection:
-                return (await connection.execute(select(func.count()).select_from(events).where(*old))).scalar_one()
-        total = 0
-        while True:
-            async with writing(self._engine) as connection:
-                batch = select(events.c.id).where(*old).limit(_ROWS_AT_ONCE)
-                deleted = (await connection.execute(delete(events).where(events.c.id.in_(batch)))).rowcount
-            total += deleted
-            if deleted < _ROWS_AT_ONCE:
-                return total
+                return (await connection.execute(select(func.count()).select_from(old.subquery()))).scalar_one()
+        most, total = min(batch_rows, _ROWS_AT_ONCE), 0
+        for kind in (old.where(events.c.position.is_not(None)), old.where(events.c.position.is_(None))):
+            # What lies before is done: every batch would otherwise go through all events that stay.
+            reached, full = 0, True
+            while full:
+                batch = kind if not reached else kind.where(events.c.position > reached)
+                found, deleted = await self._purge_batch(batch.order_by(events.c.position).limit(most))
+                full, total = len(found) == most, total + deleted
+                reached = (found[-1].position or 0) if found else 0
+        return total
+
+    async def _purge_batch(self, batch: Select[Any, Any]) -> tuple[Sequence[Row[Any, Any]], int]:
+        """Delete a batch of events, unless one of them is asked for again meanwhile."""
+        found: Sequence[Row[Any, Any]] = ()
+        if self._engine.dialect.name == "sqlite":
+            # Looked up outside the write transaction: while it is open, every other writer waits.
+            async with reading(self._engine) as connection:
+                found = (await connection.execute(batch)).all()
+            if not found:
+                return found, 0
+        async with writing(self._engine) as connection:
+            if connection.dialect.name == "postgresql":
+                found = (await connection.execute(batch.with_for_update(skip_locked=True, of=events))).all()
+            named = events.c.id.in_([row.id for row in found])
+            return found, (await connection.execute(delete(events).where(named, ~_owed()))).rowcount
+
+
+def _owed() -> ColumnElement[bool]:
+    return exists().where(completion_deliveries.c.event_id == events.c.id, completion_deliveries.c.state != "delivered")
+
+
+def _unneeded(destinations: Sequence[str] | None) -> list[ColumnElement[bool]]:
+    """Return the conditions on events that all destinations have passed, and none owes."""
+    cursors, endpoints = completion_destinations, webhook_endpoints
+    behind = or_(events.c.position.is_(None), cursors.c.position < events.c.position)
+    # A tenant's endpoint stands still as long as its own organization has no events; a deleted one needs none.
+    is_endpoint = cursors.c.name.startswith(WEBHOOK_PREFIX, autoescape=True)
+    concerns = or_(~is_endpoint, endpoints.c.organization_id == events.c.organization_id)
+    unread = (
+        select(literal(1))
+        .select_from(cursors.outerjoin(endpoints, endpoints.c.id == cursors.c.name))
+        .where(behind, concerns)
+    )
+    if destinations is not None:
+        unread = unread.where(cursors.c.name.in_(destinations))
+    return [~_owed(), ~unread.exists()]
 
 
 async def append_events(connection: AsyncConnection, added: Sequence[OutboxEvent]) -> int:
     """Write events within the caller's transaction, without those whose id, or run and type, are there already."""
-    new = 0
-    for start in range(0, len(added), _ROWS_AT_ONCE):
-        rows = [_row(event) for event in added[start : start + _ROWS_AT_ONCE]]
-        statement = _upsert(connection, events).values(rows).on_conflict_do_nothing().returning(events.c.id)
-        new += len((await connection.execute(statement)).all())
-    return new
+    return await insert_events(connection, added)
 
 
 def matching(wanted: EventFilter) -> list[ColumnElement[bool]]:
@@ -156,22 +188,6 @@ def outbox_event(row: Row[Any]) -> OutboxEvent:
         source=row.source,
         position=row.position or 0,
     )
-
-
-def _row(event: OutboxEvent) -> dict[str, Any]:
-    return {
-        "id": event.id,
-        "type": event.type,
-        "version": event.version,
-        "organization_id": event.organization_id,
-        "user_id": event.user_id,
-        "session_id": event.session_id,
-        "run_id": event.run_id,
-        "outcome": event.outcome,
-        "payload": dict(event.payload),
-        "created_at": event.created_at,
-        "source": event.source,
-    }
 
 
 def _upsert(connection: AsyncConnection, table: Any) -> Any:

@@ -1,0 +1,385 @@
+"""Reads events from outside: flat or nested, snake_case or camelCase, with as little as a session id."""
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta, Struct
+from typing_extensions import TypeIs
+
+from app.domain.errors import InvalidInput
+from app.domain.identifiers import new_event_id
+from app.domain.models.completions import (
+    EVENT_VERSION,
+    EventType,
+    SessionEvent,
+    SessionOutcome,
+    SessionType,
+    Transport,
+)
+
+_Name = Annotated[str, Meta(min_length=1, max_length=255)]
+_Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+$")]
+_Count = Annotated[int, Meta(ge=0, le=1 << 53)]
+_Version = Annotated[int, Meta(ge=1, le=1_000)]
+_Cost = Decimal | None
+_Moment = datetime | int | float | None
+"""RFC 3339, or the seconds or milliseconds since 1970."""
+_COST_DIGITS: Final = 40
+
+
+class _Usage(Struct, kw_only=True):
+    input_tokens: _Count | None = None
+    output_tokens: _Count | None = None
+    total_tokens: _Count | None = None
+    cached_tokens: _Count | None = None
+    reasoning_tokens: _Count | None = None
+    input_audio_tokens: _Count | None = None
+    output_audio_tokens: _Count | None = None
+    prompt_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
+    requests: _Count | None = None
+    model: _Name | None = None
+    cost_usd: _Cost = None
+    estimated_cost_usd: _Cost = None
+
+
+class _Outcome(Struct, kw_only=True):
+    status: SessionOutcome | None = None
+    error_code: _Name | None = None
+
+
+class _Session(Struct, kw_only=True):
+    session_id: _Name | None = None
+    id: _Name | None = None
+    session_type: SessionType | None = None
+    type: SessionType | None = None
+    user_id: _Name | None = None
+    organization_id: _Name | None = None
+    start_time: _Moment = None
+    end_time: _Moment = None
+    duration_ms: _Count | float | None = None
+    message_count: _Count | None = None
+
+
+class _User(Struct, kw_only=True):
+    user_id: _Name | None = None
+    id: _Name | None = None
+    organization_id: _Name | None = None
+    tier: _Name | None = None
+
+
+class SessionPayload(Struct, kw_only=True):
+    """An event as callers send it; every field but the session's id may be missing."""
+
+    event_id: _Id | None = None
+    event_type: EventType = "session.completed"
+    version: _Version = EVENT_VERSION
+    timestamp: _Moment = None
+    session_id: _Name | None = None
+    session_type: SessionType | None = None
+    user_id: _Name | None = None
+    organization_id: _Name | None = None
+    tier: _Name | None = None
+    start_time: _Moment = None
+    end_time: _Moment = None
+    duration_ms: _Count | float | None = None
+    first_token_ms: _Count | float | None = None
+    message_count: _Count | None = None
+    tool_call_count: _Count | None = None
+    agent: _Name | None = None
+    model: _Name | None = None
+    models: list[_Name] | None = None
+    requests: _Count | None = None
+    prompt_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
+    input_tokens: _Count | None = None
+    output_tokens: _Count | None = None
+    total_tokens: _Count | None = None
+    cached_tokens: _Count | None = None
+    reasoning_tokens: _Count | None = None
+    input_audio_tokens: _Count | None = None
+    output_audio_tokens: _Count | None = None
+    cost_usd: _Cost = None
+    estimated_cost_usd: _Cost = None
+    error_code: _Name | None = None
+    transport: Transport | None = None
+    input_modality: _Name | None = None
+    session: _Session | None = None
+    user: _User | None = None
+    usage: _Usage | None = None
+    outcome: _Outcome | SessionOutcome | None = None
+    metadata: dict[str, Any] | None = None
+
+
+_KNOWN: Final = frozenset(SessionPayload.__struct_fields__)
+_NESTED: Final[Mapping[str, frozenset[str]]] = {
+    name: frozenset(form.__struct_fields__)
+    for name, form in (("session", _Session), ("user", _User), ("usage", _Usage), ("outcome", _Outcome))
+}
+_COUNTED: Final = (
+    *("requests", "input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "total_tokens"),
+    *("input_audio_tokens", "output_audio_tokens"),
+)
+_CONTENT: Final = frozenset({"content", "final_message", "final_output", "messages"})
+_CAMEL: Final = re.compile(r"(?<=[a-z0-9])[A-Z]")
+_PATH: Final = re.compile(r" - at `\$\.?(.*)`$")
+_UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
+_LEAVES: Final = frozenset({str, int, float, bool, type(None)})
+_MEANT: Final[Mapping[tuple[str, str], str]] = {
+    ("session", "id"): "session_id",
+    ("session", "type"): "session_type",
+    ("user", "id"): "user_id",
+}
+"""Nested fields whose flat ones have another name."""
+MAX_DEPTH: Final = 100
+
+_Aside = dict[str, Any]
+"""What was told twice, and differently: the second, by its name."""
+
+
+def check_payload(raw: Any) -> SessionPayload:
+    """Check an event's fields; quick enough for every call of a busy gateway.
+
+    Raises:
+        InvalidInput: it is no object, names no session, or a field is wrong; `param` names it.
+    """
+    return _checked(_snake_case(raw))
+
+
+def session_event(raw: Any, *, shallow: bool = False) -> SessionEvent:
+    """Return an event from what a caller sent; `shallow`: it is known not to be nested deeply.
+
+    Raises:
+        InvalidInput: see `check_payload`; also when it is nested more than 100 levels deep.
+    """
+    raw = _snake_case(raw)
+    told = _checked(raw)
+    if not shallow:
+        check_depth(raw)
+    aside: _Aside = {}
+    _flatten(told, aside)
+    outcome = _outcome(told, aside)
+    assert told.session_id is not None  # _checked has seen to it
+    return SessionEvent(
+        id=told.event_id or new_event_id(),
+        type=told.event_type,
+        version=told.version,
+        session_id=told.session_id,
+        user_id=told.user_id,
+        organization_id=told.organization_id,
+        outcome=outcome["status"],
+        timestamp=_moment(told.timestamp, "timestamp"),
+        payload=_payload(raw, told, outcome, aside),
+    )
+
+
+def _flatten(told: SessionPayload, aside: _Aside) -> None:
+    """Move nested fields to where the flat ones are, which win."""
+    for place, nested in (("session", told.session), ("user", told.user), ("usage", told.usage)):
+        if nested is None:
+            continue
+        for name in nested.__struct_fields__:
+            value = getattr(nested, name)
+            if value is None:
+                continue
+            flat = _MEANT.get((place, name), name)
+            known = getattr(told, flat)
+            if known is None:
+                setattr(told, flat, value)
+            elif known != value:
+                aside[f"{place}.{name}"] = value
+
+
+def _checked(raw: Any) -> SessionPayload:
+    try:
+        told = msgspec.convert(raw, SessionPayload)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise _invalid(error) from None
+    session, user = told.session, told.user
+    session_id = told.session_id or (None if session is None else session.session_id or session.id)
+    if session_id is None:
+        raise InvalidInput("An event names its session: 'session_id', or 'session.session_id'.", param="session_id")
+    if _UNSTORABLE.search(session_id) is not None:
+        raise InvalidInput("An id holds no NUL and no half of a character.", param="session_id")
+    user_id = told.user_id or (user and (user.user_id or user.id)) or (session and session.user_id)
+    if user_id and _UNSTORABLE.search(user_id) is not None:
+        raise InvalidInput("An id holds no NUL and no half of a character.", param="user_id")
+    return told
+
+
+def _invalid(error: Exception) -> InvalidInput:
+    text = str(error) if isinstance(error, msgspec.ValidationError) else "Nested too deeply"
+    found = _PATH.search(text)
+    # msgspec quotes names of fields and types, never a value that was sent, but for an unknown choice.
+    return InvalidInput(
+        f"{text[: found.start()] if found else text}."[:300], param=(found[1] or None) if found else None
+    )
+
+
+def _snake_case(raw: Any) -> Any:
+    """Return an event with the fields that we know in snake_case; all others keep their names."""
+    if type(raw) is not dict:
+        if not isinstance(raw, Mapping):
+            raise InvalidInput("An event is an object.")
+        raw = dict(raw)
+    if not raw.keys() <= _KNOWN:
+        raw = _renamed(raw, _KNOWN)
+    for name, known in _NESTED.items():
+        inner = raw.get(name)
+        if _is_object(inner) and not inner.keys() <= known:
+            raw = {**raw, name: _renamed(inner, known)}
+    return raw
+
+
+def _renamed(values: Mapping[Any, Any], known: frozenset[str]) -> dict[Any, Any]:
+    renamed: dict[Any, Any] = {}
+    for key, value in values.items():
+        snake = _CAMEL.sub(lambda found: f"_{found[0].lower()}", key) if isinstance(key, str) else key
+        renamed[snake if snake in known and snake not in values and snake not in renamed else key] = value
+    return renamed
+
+
+def _outcome(told: SessionPayload, aside: _Aside) -> dict[str, Any]:
+    status, code = told.outcome, told.error_code
+    if isinstance(status, _Outcome):
+        if code is not None and status.error_code not in {None, code}:
+            aside["error_code"] = code
+        status, code = status.status, status.error_code or code
+    failed = told.event_type == "run.failed" or code is not None
+    return {"status": status or ("error" if failed else "success"), "error_code": code}
+
+
+def _payload(raw: Mapping[str, Any], told: SessionPayload, outcome: dict[str, Any], aside: _Aside) -> dict[str, Any]:
+    start, end = _moment(told.start_time, "start_time"), _moment(told.end_time, "end_time")
+    duration_ms = told.duration_ms
+    if duration_ms is None and start is not None and end is not None:
+        duration_ms = max(0, round((end - start).total_seconds() * 1000))
+    models = told.models or []
+    if told.model is not None and told.model not in models:
+        models = [*models, told.model]
+    payload: dict[str, Any] = {
+        "session_type": told.session_type or ("api" if told.transport is None else "realtime"),
+        "models": models,
+        "outcome": outcome,
+        "usage": _figures(told, aside),
+        "start_time": None if start is None else start.isoformat(),
+        "end_time": None if end is None else end.isoformat(),
+        "duration_ms": _whole(duration_ms, "duration_ms"),
+        "first_token_ms": _whole(told.first_token_ms, "first_token_ms"),
+        "message_count": told.message_count,
+        "tool_call_count": told.tool_call_count,
+        "metadata": told.metadata or {},
+    }
+    content, attributes = _rest(raw, aside)
+    optional = {
+        "agent": told.agent,
+        "tier": told.tier,
+        "transport": told.transport,
+        "input_modality": told.input_modality,
+        "content": content,
+        "attributes": attributes,
+    }
+    payload.update({name: value for name, value in optional.items() if value})
+    return payload
+
+
+def _figures(told: SessionPayload, aside: _Aside) -> dict[str, Any]:
+    for name, old in (("input_tokens", told.prompt_tokens), ("output_tokens", told.completion_tokens)):
+        known = getattr(told, name)
+        if old is not None and old != known:
+            if known is None:
+                setattr(told, name, old)
+            else:
+                aside["prompt_tokens" if name == "input_tokens" else "completion_tokens"] = old
+    figures: dict[str, Any] = {name: getattr(told, name) for name in _COUNTED}
+    if told.total_tokens is None and told.input_tokens is not None and told.output_tokens is not None:
+        figures["total_tokens"] = told.input_tokens + told.output_tokens
+    exact, estimate = _cost(told.cost_usd, "cost_usd"), _cost(told.estimated_cost_usd, "estimated_cost_usd")
+    if exact is not None and estimate is not None:
+        aside["estimated_cost_usd"] = estimate
+    figures["cost_usd"] = estimate if exact is None else exact
+    figures["estimated"] = exact is None and estimate is not None
+    return figures
+
+
+def _rest(raw: Mapping[str, Any], aside: _Aside) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the fields that nothing else has taken: what was said, and what we do not know."""
+    content: dict[str, Any] = {}
+    attributes: dict[str, Any] = {name: _plain(value) for name, value in aside.items()}
+    places = [("", raw, _KNOWN)]
+    places += [(f"{name}.", raw[name], known) for name, known in _NESTED.items() if _is_object(raw.get(name))]
+    for prefix, values, known in places:
+        if values.keys() <= known:
+            continue
+        for key, value in values.items():
+            if key in known:
+                continue
+            if key in _CONTENT:
+                content[f"{prefix}{key}" if key in content else key] = value
+            else:
+                attributes[f"{prefix}{key}"] = value
+    return content, attributes
+
+
+def _is_object(value: Any) -> TypeIs[Mapping[Any, Any]]:
+    # The check of the abstract class costs as much as reading a field.
+    return type(value) is dict or (type(value) not in _LEAVES and isinstance(value, Mapping))
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
+def _whole(value: float | None, param: str) -> int | None:
+    if value is None:
+        return None
+    if not 0 <= value <= 1 << 53:  # also false of NaN
+        raise InvalidInput("A number of milliseconds is 0 or more.", param=param)
+    return round(value)
+
+
+def _cost(value: Decimal | None, param: str) -> str | None:
+    if value is None:
+        return None
+    _, digits, exponent = value.as_tuple()
+    # Neither may be written out: 1E-999999 is short.
+    fine = isinstance(exponent, int) and exponent >= -_COST_DIGITS and len(digits) <= _COST_DIGITS
+    if not fine or not 0 <= value < 1_000_000_000:
+        raise InvalidInput(f"A cost is a number of US dollars, 0 or more, of {_COST_DIGITS} digits.", param=param)
+    return f"{value:f}"
+
+
+def _moment(value: Any, param: str) -> datetime | None:
+    if value is None:
+        return None
+    try:
+        if isinstance(value, datetime):
+            return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        if not 0 <= value < 1e14:
+            raise ValueError
+        return datetime.fromtimestamp(value / 1000 if value >= 1e11 else value, UTC)
+    except (ValueError, OverflowError):  # before the year 1, after 9999
+        raise InvalidInput("A time is RFC 3339, or milliseconds since 1970.", param=param) from None
+
+
+def check_depth(value: Any) -> None:
+    """Make sure that whatever walks the value later can do so.
+
+    Raises:
+        InvalidInput: it is nested more than 100 levels deep.
+    """
+    waiting: list[tuple[Any, int]] = [(value, 1)]
+    while waiting:
+        node, depth = waiting.pop()
+        if depth > MAX_DEPTH:
+            raise InvalidInput("Nested too deeply.")
+        children: Iterable[Any] = node.values() if _is_object(node) else node
+        waiting.extend(
+            (child, depth + 1)
+            for child in children
+            if type(child) not in _LEAVES and isinstance(child, Mapping | list | tuple)
+        )
