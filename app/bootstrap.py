@@ -1,7 +1,7 @@
 """Builds every object from the settings; the only place that knows all of them. Read it from top to bottom."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,14 +10,14 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.completions import CompletionOptions, Completions, open_completions
+from app.completions import Completions, completion_options, open_completions
 from app.domain.errors import AppError, ConfigurationError
+from app.domain.metrics_ports import Monitoring
 from app.domain.run_ports import RunJournal, Wakeups
 from app.infrastructure.clock import SystemClock
 from app.infrastructure.dispatch.in_process import InProcessDispatcher
 from app.infrastructure.gateway.upstream import build_upstream
 from app.infrastructure.gateway.wire import JsonWire
-from app.infrastructure.identity.oidc import OidcClaims, OidcTokens, build_tokens
 from app.infrastructure.persistence import schema
 from app.infrastructure.persistence.access import SqlAccessStore
 from app.infrastructure.persistence.activity import SqlAgentActivity
@@ -33,12 +33,11 @@ from app.infrastructure.persistence.usage import SqlUsageStore
 from app.infrastructure.persistence.wakeups import build_wakeups
 from app.infrastructure.prices import GenaiPriceList
 from app.infrastructure.providers.openai.context import ContextFactory
-from app.infrastructure.providers.openai.endpoint import EndpointOptions, build_models
+from app.infrastructure.providers.openai.endpoint import build_models
 from app.infrastructure.providers.openai.endpoint_state import EndpointState, endpoint_state
 from app.infrastructure.providers.openai.provider import (
     AgentSource,
     OpenAIAgentProvider,
-    ProviderOptions,
     build_openai_provider,
 )
 from app.infrastructure.providers.openai.registry.discovery import (
@@ -47,22 +46,26 @@ from app.infrastructure.providers.openai.registry.discovery import (
     discover_tools,
     load_objects,
 )
-from app.infrastructure.providers.openai.run_config import RunDefaults
 from app.infrastructure.providers.openai.usage import count_tokens
+from app.infrastructure.telemetry.assembly import open_monitoring
+from app.infrastructure.telemetry.counted_calls import CountedCalls
+from app.infrastructure.telemetry.listeners import Ports
 from app.infrastructure.telemetry.logs import adopt_host_logs, configure_logs
+from app.infrastructure.telemetry.metrics import PrometheusMetrics
+from app.infrastructure.telemetry.monitoring import Watched
+from app.service_options import execution_limits, identity_tokens, provider_options, retention_ages, run_limits
 from app.services.access import AccessService
 from app.services.catalog import CatalogService
 from app.services.client_sessions import ClientSessionService
 from app.services.conversations import ConversationService
-from app.services.executions import ExecutionLimits, Executions
+from app.services.event_intake import EventIntake
+from app.services.executions import Executions
 from app.services.gateway import GatewayLimits, GatewayService
 from app.services.gateway_models import AllowedModels
 from app.services.gateway_records import CallRecorder, RecordLimits
 from app.services.keys import KeyService
 from app.services.memory import OpenAIRuntime
-from app.services.retention import RetentionAges, RetentionService, pruning
-from app.services.run_log import LogTimes
-from app.services.run_requests import RunLimits
+from app.services.retention import RetentionService, pruning
 from app.services.runs import RunService
 from app.services.shares import ShareService
 from app.services.threads import ThreadService
@@ -88,10 +91,16 @@ class Container:
     access: AccessService
     keys: KeyService
     completions: Completions
+    monitoring: Monitoring
     journal: RunJournal
     """For look-ups of single runs on behalf of a caller."""
     ready: Callable[[], Any]
     """Awaitable check of the database and its schema; returns a `Readiness`."""
+
+    @property
+    def intake(self) -> EventIntake:
+        """What records completion events from outside."""
+        return self.completions.intake
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +141,7 @@ async def open_container(
         StorageUnavailable: the database cannot be reached.
     """
     settings = settings or load_settings()
+    options = completion_options(settings)
     adopt_host_logs()
     async with AsyncExitStack() as stack:
         if engine is None:
@@ -145,26 +155,19 @@ async def open_container(
             [*agents, *_named_agents(settings)] or _demo_agents(),
             conversation_search=conversations.search,
             tools={**_named_tools(settings), **(tools or {})},
-            options=replace(_provider_options(settings), model_provider=model_provider),
+            options=replace(provider_options(settings), model_provider=model_provider),
             client=client,
             context_factory=context_factory,
         )
         stack.push_async_callback(provider.aclose)
         await provider.start()
 
-        clock = SystemClock()
+        clock, metrics = SystemClock(), PrometheusMetrics()
         journal = SqlRunJournal(engine, lease_s=settings.runs.lease_s)
         wakeups = build_wakeups(engine)
         await wakeups.start()
         stack.push_async_callback(wakeups.aclose)
-        executions = Executions(
-            provider=provider,
-            journal=journal,
-            prices=GenaiPriceList(),
-            clock=clock,
-            wakeups=wakeups,
-            limits=_execution_limits(settings),
-        )
+        executions = _executions(settings, provider, journal, wakeups, metrics)
         dispatcher = _dispatcher(settings, journal, wakeups, take_over=take_over)
         executions.on_cancel(dispatcher.cancel)
         runs = RunService(
@@ -173,15 +176,19 @@ async def open_container(
             dispatcher=dispatcher,
             executions=executions,
             wakeups=wakeups,
-            retention=RetentionService(SqlRunRetention(engine), clock, _retention_ages(settings)),
-            limits=_run_limits(settings),
+            retention=RetentionService(SqlRunRetention(engine), clock, retention_ages(settings)),
+            limits=run_limits(settings),
         )
         await dispatcher.start(executions.execute, executions.stop)
         stack.push_async_callback(dispatcher.stop, settings.runs.shutdown_grace_s)
         if take_over:
             await stack.enter_async_context(pruning(runs.prune, settings.journal.prune_every_s))
 
-        completions = open_completions(engine, clock, wakeups, CompletionOptions(), deliver=take_over)
+        completions = await stack.enter_async_context(
+            open_completions(engine, clock, wakeups, options, deliver=take_over, metrics=metrics)
+        )
+        gateway = await _open_gateway(settings, engine, stack, metrics)
+        monitoring = _monitoring(settings, engine, metrics, completions, gateway, listen=take_over)
         access, keys = await _open_access(settings, engine, provider, stack)
         yield Container(
             settings=settings,
@@ -194,10 +201,11 @@ async def open_container(
             usage=UsageService(SqlUsageStore(engine)),
             threads=ThreadService(SqlThreadStore(engine), provider),
             memory=OpenAIRuntime(SqlRuntimeMemoryStore(engine)),
-            gateway=await _open_gateway(settings, engine, stack),
+            gateway=gateway,
             access=access,
             keys=keys,
-            completions=await stack.enter_async_context(completions),
+            completions=completions,
+            monitoring=await stack.enter_async_context(monitoring),
             journal=journal,
             ready=partial(readiness, engine),
         )
@@ -265,7 +273,7 @@ async def check_endpoint(settings: Settings, *, timeout_s: float | None) -> Endp
     Raises:
         ConfigurationError: OPENAI_API_KEY is empty.
     """
-    return await endpoint_state(build_models(_provider_options(settings).endpoint).client, timeout_s=timeout_s)
+    return await endpoint_state(build_models(provider_options(settings).endpoint).client, timeout_s=timeout_s)
 
 
 def set_up_logs(settings: Settings) -> None:
@@ -293,14 +301,37 @@ def _named_tools(settings: Settings) -> dict[str, Callable[..., Any]]:
     return tools
 
 
-async def _open_gateway(settings: Settings, engine: AsyncEngine, stack: AsyncExitStack) -> GatewayService:
+def _monitoring(
+    settings: Settings,
+    engine: AsyncEngine,
+    metrics: PrometheusMetrics,
+    completions: Completions,
+    gateway: GatewayService,
+    *,
+    listen: bool,
+) -> AbstractAsyncContextManager[Monitoring]:
+    own = completions.configuration.monitoring
+    ports = Ports(settings.server.host, own.metrics_port, own.health_check_port) if listen else None
+    watched = Watched(
+        names=completions.destination_names,
+        spool=completions.spool_place,
+        relay_failing=completions.relay_failing,
+        dropped_calls=lambda: gateway.dropped_records,
+        open_calls=lambda: gateway.open_calls,
+    )
+    return open_monitoring(engine, metrics, watched, partial(readiness, engine), ports)
+
+
+async def _open_gateway(
+    settings: Settings, engine: AsyncEngine, stack: AsyncExitStack, metrics: PrometheusMetrics
+) -> GatewayService:
     """Return the gateway to upstream models; at the end it records what it has passed, then closes its connections."""
     limits = settings.gateway
-    upstream = build_upstream(_provider_options(settings).endpoint, limits.max_calls) if limits.models else None
+    upstream = build_upstream(provider_options(settings).endpoint, limits.max_calls) if limits.models else None
     if upstream is not None:
         stack.push_async_callback(upstream.aclose)
     record = RecordLimits(when=limits.record, flush_s=limits.flush_ms / 1000, max_waiting=limits.max_waiting)
-    recorder = CallRecorder(SqlGatewayCallStore(engine), GenaiPriceList(), record)
+    recorder = CallRecorder(CountedCalls(SqlGatewayCallStore(engine), metrics), GenaiPriceList(), record)
     return GatewayService(
         upstream=upstream,
         models=AllowedModels(limits.models.split(","), upstream, cache_s=limits.models_cache_s),
@@ -315,76 +346,28 @@ async def _open_access(
     settings: Settings, engine: AsyncEngine, provider: OpenAIAgentProvider, stack: AsyncExitStack
 ) -> tuple[AccessService, KeyService]:
     store, clock = SqlAccessStore(engine), SystemClock()
-    access = AccessService(store, clock, host=settings.server.host, tokens=_identity_tokens(settings))
+    access = AccessService(store, clock, host=settings.server.host, tokens=identity_tokens(settings))
     await access.start()
     stack.push_async_callback(access.aclose)
     return access, KeyService(store, provider, clock, on_change=access.forget)
 
 
-def _identity_tokens(settings: Settings) -> OidcTokens | None:
-    oidc = settings.oidc
-    needed = {"APP_OIDC_ISSUER": oidc.issuer, "APP_OIDC_AUDIENCE": oidc.audience, "APP_OIDC_JWKS_URL": oidc.jwks_url}
-    if not any(needed.values()):
-        return None
-    if not (oidc.issuer and oidc.audience and oidc.jwks_url):
-        missing = next(name for name, value in needed.items() if not value)
-        raise ConfigurationError(f"{missing} is not set. Tokens of an identity provider need {', '.join(needed)}.")
-    claims = OidcClaims(oidc.issuer, oidc.audience, oidc.organization_claim, oidc.user_claim, oidc.scopes_claim)
-    return build_tokens(claims, oidc.jwks_url, SystemClock())
+def _executions(
+    settings: Settings, provider: OpenAIAgentProvider, journal: RunJournal, wakeups: Wakeups, metrics: PrometheusMetrics
+) -> Executions:
+    return Executions(
+        provider=provider,
+        journal=journal,
+        prices=GenaiPriceList(),
+        clock=SystemClock(),
+        wakeups=wakeups,
+        limits=execution_limits(settings),
+        metrics=metrics,
+    )
 
 
 def _dispatcher(settings: Settings, journal: RunJournal, wakeups: Wakeups, *, take_over: bool) -> InProcessDispatcher:
     runs = settings.runs
     return InProcessDispatcher(
         journal, wakeups, lease_s=runs.lease_s, poll_s=runs.poll_s, max_running=runs.max_running, take_over=take_over
-    )
-
-
-def _run_limits(settings: Settings) -> RunLimits:
-    return RunLimits(
-        max_input_bytes=settings.runs.max_input_bytes,
-        history_items=settings.runs.history_items,
-        sticky_agent=settings.runs.sticky_agent,
-        on_busy=settings.runs.on_busy,
-    )
-
-
-def _execution_limits(settings: Settings) -> ExecutionLimits:
-    journal = settings.journal
-    return ExecutionLimits(
-        timeout_s=settings.runs.timeout_s,
-        max_attempts=journal.max_attempts,
-        approval_timeout_s=journal.approval_timeout_s,
-        log=LogTimes(flush_s=journal.flush_ms / 1000, retry_s=journal.retry_s),
-    )
-
-
-def _retention_ages(settings: Settings) -> RetentionAges:
-    journal = settings.journal
-    return RetentionAges(journal.keep_deltas_d, journal.keep_steps_d, journal.prune_batch_rows)
-
-
-def _provider_options(settings: Settings) -> ProviderOptions:
-    endpoint = settings.openai
-    key = endpoint.api_key.get_secret_value().strip() if endpoint.api_key is not None else ""
-    if endpoint.api_key is not None and not key:
-        raise ConfigurationError("OPENAI_API_KEY is set but empty. Set a key, or unset it to use the demo model.")
-    return ProviderOptions(
-        endpoint=EndpointOptions(
-            api_key=key or None,
-            base_url=endpoint.base_url,
-            organization=endpoint.organization,
-            project=endpoint.project,
-            api=endpoint.api,
-            default_model=endpoint.model,
-            request_timeout_s=endpoint.request_timeout_s,
-            connect_timeout_s=endpoint.connect_timeout_s,
-            max_retries=endpoint.max_retries,
-            demo_delay_ms=settings.agents.demo_delay_ms,
-        ),
-        session_mode=settings.runs.session_mode,
-        models=dict(settings.agents.models),
-        default_agent=settings.agents.default_agent,
-        defaults=RunDefaults(max_turns=settings.runs.max_turns, on_replay_mismatch=settings.journal.on_replay_mismatch),
-        trace_export=endpoint.trace_export,
     )

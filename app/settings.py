@@ -6,10 +6,11 @@ value with its source.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+from dotenv import dotenv_values
 from pydantic import AliasChoices, BaseModel, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -123,6 +124,11 @@ class JournalSettings(BaseSettings):
     keep_steps_d: float | None = Field(
         90.0, ge=0, description="Days that steps and events of a finished run are kept; empty: for ever."
     )
+    keep_completions_d: float | None = Field(
+        30.0,
+        ge=0,
+        description="Days that completion events are kept when every destination has got them; empty: for ever.",
+    )
     prune_every_s: float = Field(
         3_600.0, gt=0, description="Seconds between two deletions of what is too old (server)."
     )
@@ -145,6 +151,9 @@ class ServerSettings(BaseSettings):
         5, ge=0, le=1_000, description="Milliseconds between two writes of a stream; deltas of one gap go out together."
     )
     max_body_bytes: int = Field(1_100_000, ge=1, description="Bytes of one request body.")
+    head_timeout_s: float = Field(
+        15.0, gt=0, description="Seconds that a client has to send the first line and the headers of a request."
+    )
     body_timeout_s: float = Field(30.0, gt=0, description="Seconds that a client has to send one request body.")
     max_requests: int = Field(
         1_000, ge=1, description="Requests at once, open streams included, by one process; more get 429."
@@ -219,6 +228,21 @@ class OidcSettings(BaseSettings):
     )
 
 
+class DeliverySettings(BaseSettings):
+    """How completion events get to their destinations; those themselves are in the file of `SCR_CONFIG`."""
+
+    model_config = _config("APP_DELIVERY_")
+
+    poll_s: float = Field(1.0, gt=0, description="Seconds between two looks for events, where nobody told of them.")
+    endpoints_s: float = Field(
+        5.0, gt=0, description="Seconds between two looks for webhook endpoints that tenants have changed."
+    )
+    allow_private_webhooks: bool = Field(
+        default=False,
+        description="Whether tenants' endpoints may be http, and have loopback and private addresses.",
+    )
+
+
 class Settings(BaseModel):
     """All sections."""
 
@@ -230,6 +254,7 @@ class Settings(BaseModel):
     gateway: GatewaySettings
     agents: AgentSettings
     oidc: OidcSettings
+    delivery: DeliverySettings
 
 
 def load_settings(**overrides: Mapping[str, Any]) -> Settings:
@@ -247,6 +272,7 @@ def load_settings(**overrides: Mapping[str, Any]) -> Settings:
         "gateway": GatewaySettings,
         "agents": AgentSettings,
         "oidc": OidcSettings,
+        "delivery": DeliverySettings,
     }
     loaded: dict[str, BaseSettings] = {}
     for name, section in sections.items():
@@ -276,32 +302,40 @@ class SettingReport:
     variable: str
     value: str
     default: str
-    source: Literal["environment", ".env", "command line", "default"]
+    source: str
+    """`environment`, `.env`, `command line`, `default`, or file and line."""
     description: str
 
 
 def report(settings: Settings) -> Iterator[SettingReport]:
     """Yield every setting with its source; secrets are masked."""
-    dotenv = _dotenv_names()
     for name in Settings.model_fields:
-        section: BaseSettings = getattr(settings, name)
-        for field, info in type(section).model_fields.items():
-            variable = variable_of(type(section), field)
-            value = getattr(section, field)
-            default = info.get_default(call_default_factory=True)
-            source: Literal["environment", ".env", "command line", "default"] = "default"
-            names = _names_of(info, variable)
-            if _sets(names, os.environ):
-                source = "environment"
-            elif _sets(names, dotenv):
-                source = ".env"
-            elif value != default:
-                source = "command line"
-            yield SettingReport(variable, masked(value), masked(default), source, info.description or "")
+        yield from report_section(getattr(settings, name))
+
+
+def report_section(section: BaseSettings, file: Mapping[str, str] | None = None) -> Iterator[SettingReport]:
+    """Yield the settings of one section; `file`: where a field is set in a file, for those that are."""
+    dotenv = _dotenv_names()
+    for field, info in type(section).model_fields.items():
+        variable = variable_of(type(section), field)
+        value = getattr(section, field)
+        default = info.get_default(call_default_factory=True)
+        names = _names_of(info, variable)
+        if _sets(names, os.environ, section):
+            source = "environment"
+        elif _sets(names, dotenv, section):
+            source = ".env"
+        elif file is not None and field in file:
+            source = file[field]
+        else:
+            source = "default" if value == default else "command line"
+        yield SettingReport(variable, masked(value), masked(default), source, info.description or "")
 
 
 def masked(value: object) -> str:
     """Return a value for people: secrets keep their last four characters, URLs lose their user, password and query."""
+    if isinstance(value, tuple):
+        return ",".join(str(part) for part in cast("tuple[object, ...]", value))
     text = value.get_secret_value() if isinstance(value, SecretStr) else "" if value is None else str(value)
     if "://" in text:
         scheme, _, rest = text.partition("://")
@@ -322,13 +356,14 @@ def _names_of(info: FieldInfo, variable: str) -> set[str]:
     )
 
 
-def _sets(names: set[str], known: Iterable[str]) -> bool:
-    return any(name.upper() in names or name.upper().partition("__")[0] in names for name in known)
+def _sets(names: set[str], known: Mapping[str, str | None], section: BaseSettings) -> bool:
+    ignores_empty = section.model_config.get("env_ignore_empty", False)
+    found = (name.upper() for name, value in known.items() if value or not ignores_empty)
+    return any(name in names or name.partition("__")[0] in names for name in found)
 
 
-def _dotenv_names() -> set[str]:
+def _dotenv_names() -> Mapping[str, str | None]:
     try:
-        with open(".env", encoding="utf-8") as lines:  # noqa: PTH123 - the same relative file that pydantic reads
-            return {line.partition("=")[0].strip().upper() for line in lines if "=" in line}
+        return dotenv_values(".env")
     except OSError:
-        return set()
+        return {}

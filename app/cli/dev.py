@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
+from pathlib import Path
 from socket import socket
 from typing import TYPE_CHECKING, Final
 
@@ -21,10 +22,13 @@ from app.cli.serve import (
     model_of,
     names_of,
     serve_process,
+    set_up_server_logs,
     url_of,
     uvicorn_config,
 )
 from app.cli.system import import_from_working_directory, settings_of
+from app.domain.errors import ConfigurationError
+from app.domain.loopback import is_loopback
 
 if TYPE_CHECKING:
     import uvicorn
@@ -50,11 +54,18 @@ def dev(server: Server, place: Place) -> None:
     from app.bootstrap import set_up_logs  # noqa: PLC0415
 
     settings = settings_of(place)
-    set_up_logs(settings)
+    set_up_logs(settings)  # not as the file says: a wrong one is told by the processes that the next change starts
+    if is_loopback(settings.server.host) and "allow_private_webhooks" not in settings.delivery.model_fields_set:
+        # Receivers that are being written listen on this machine.
+        os.environ["APP_DELIVERY_ALLOW_PRIVATE_WEBHOOKS"] = "true"
     import_from_working_directory()  # the processes started below get the same paths
     logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of every write to the database
+    files = _capture_files()
     config = uvicorn_config(
-        settings, reload=True, reload_dirs=_watched(settings), reload_includes=["*.py", "*.md", ".env"]
+        settings,
+        reload=True,
+        reload_dirs=[*_watched(settings), *(str(path.parent) for path in files)],
+        reload_includes=["*.py", "*.md", ".env", *(path.name for path in files)],
     )
     told = multiprocessing.get_context("spawn").Event()
     with bound_socket(settings.server.host, settings.server.port) as listening:
@@ -74,12 +85,10 @@ class DevServer:
 
     def __call__(self, sockets: Sequence[socket] | None) -> None:
         """Serve until the next change; uvicorn calls this in a new process."""
-        from app.bootstrap import set_up_logs  # noqa: PLC0415 - see app.cli.system
-
         try:
             with reported(debug=self.debug):
                 settings = settings_of(Place())
-                set_up_logs(settings)
+                set_up_server_logs(settings)
                 serve_process(self.config, settings, sockets or (), self._tell)
         except CommandFailed as failure:
             notice(f"Error: {failure.message}", style="31")
@@ -114,6 +123,19 @@ def banner(url: str, database: str, agents: str, model: str) -> Sequence[str]:
         "  Try       durable-agents chat, or:",
         f'curl -N {url}/api/chat/stream {_JSON} -d "{body}"',
     )
+
+
+def _capture_files() -> Sequence[Path]:
+    """Return the file that SCR_CONFIG names, if it names one."""
+    from app.capture_settings import load_capture  # noqa: PLC0415 - see app.cli.system
+
+    try:
+        named = load_capture().capture.config
+    except ConfigurationError:
+        # The server tells what is wrong; where it is the file, its name is known all the same.
+        told = os.environ.get("SCR_CONFIG")
+        named = Path(told) if told else None
+    return () if named is None else (named,)
 
 
 def _watched(settings: "Settings") -> list[str]:

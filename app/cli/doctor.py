@@ -5,6 +5,7 @@ import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -19,6 +20,7 @@ from app.domain.errors import AppError
 
 if TYPE_CHECKING:
     from app.bootstrap import EndpointState
+    from app.capture_settings import CaptureConfiguration
     from app.settings import Settings
 
 ENDPOINT_TIMEOUT_S: Final = 5.0
@@ -38,6 +40,8 @@ class Findings:
     """What the examination showed."""
 
     settings: Sequence[Mapping[str, str]]
+    destinations: Sequence[Mapping[str, str]]
+    """Where completion events go."""
     database: str
     endpoint: Mapping[str, Any]
     versions: Mapping[str, str]
@@ -51,7 +55,7 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(examination: Examination, place: Place) -> int:
-    """Show every setting with its source, and whether database and model endpoint can be used.
+    """Show every setting with its source, and whether database, model endpoint and destinations can be used.
 
     Secrets are masked. The exit code is 1 when something is wrong.
     """
@@ -64,17 +68,36 @@ def doctor(examination: Examination, place: Place) -> int:
 
 
 async def _examine(examination: Examination, place: Place) -> Findings:
-    from app.settings import report  # noqa: PLC0415 - see app.cli.system
+    from app.capture_settings import load_capture  # noqa: PLC0415 - see app.cli.system
+    from app.settings import report, report_section  # noqa: PLC0415
 
     try:
-        settings = settings_of(place)
+        settings, capture = settings_of(place), load_capture()
     except AppError as error:
-        return Findings([], "not checked", {"kind": "not checked"}, _versions(), [error.public_message])
+        return Findings([], [], "not checked", {"kind": "not checked"}, _versions(), [error.public_message])
     set_up(place)
     problems: list[str] = []
     database = await _database(settings, problems)
     endpoint = await _endpoint(settings, problems, offline=examination.offline)
-    return Findings([asdict(entry) for entry in report(settings)], database, endpoint, _versions(), problems)
+    destinations = await _destinations(settings, capture, problems)
+    own = [report_section(section, capture.sources) for section in (capture.capture, capture.monitoring)]
+    entries = [asdict(entry) for entry in chain(report(settings), *own)]
+    return Findings(entries, destinations, database, endpoint, _versions(), problems)
+
+
+async def _destinations(
+    settings: "Settings", capture: "CaptureConfiguration", problems: list[str]
+) -> Sequence[Mapping[str, str]]:
+    from app.completions import CompletionOptions, check_destinations  # noqa: PLC0415 - see app.cli.system
+    from app.settings import masked  # noqa: PLC0415
+
+    try:
+        await check_destinations(CompletionOptions(capture))
+    except AppError as error:
+        problems.append(error.public_message)
+    if capture.replicas > 1 and settings.database.url.get_secret_value().startswith("sqlite"):
+        problems.append(f"scaling.replicas is {capture.replicas}, and SQLite is for one machine. Use PostgreSQL.")
+    return [{"name": one.name, "kind": one.kind, "endpoint": masked(one.endpoint)} for one in capture.destinations]
 
 
 async def _database(settings: "Settings", problems: list[str]) -> str:
@@ -126,6 +149,8 @@ def _print(findings: Findings) -> None:
     print_line()
     print_line(f"Database: {findings.database}")
     print_line(f"Endpoint: {endpoint_line(findings.endpoint)}")
+    for one in findings.destinations:
+        print_line(f"Destination: {one['name']} ({one['kind']} {one['endpoint']})")
     for problem in findings.problems:
         notice(f"Problem: {problem}", style="31")
     if not findings.problems:

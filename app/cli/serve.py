@@ -11,18 +11,23 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
+import structlog
 import typer
 
 from app.cli.failures import CommandFailed
 from app.cli.options import Place, command
 from app.cli.output import notice
 from app.cli.system import import_from_working_directory, settings_of
+from app.domain.errors import AppError
 
 if TYPE_CHECKING:
     import uvicorn
 
     from app.bootstrap import Container
+    from app.capture_settings import CaptureConfiguration
     from app.settings import Settings
+
+log = structlog.get_logger(__name__)
 
 APPLICATION: Final = "app.api.application"
 """Imported by its name: the surfaces do not know each other."""
@@ -55,12 +60,13 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(server: Server, place: Place) -> None:
-    """Serve the agents over HTTP until SIGINT or SIGTERM; running runs then get their time to end."""
-    from app.bootstrap import set_up_logs  # noqa: PLC0415 - see app.cli.system
+    """Serve the agents over HTTP until SIGINT or SIGTERM; running runs then get their time to end.
 
+    SIGHUP reads the SCR_* settings and their file again.
+    """
     export_settings(server, place)
     settings = settings_of(place)
-    set_up_logs(settings)
+    set_up_server_logs(settings)
     import_from_working_directory()
     with bound_socket(settings.server.host, settings.server.port) as listening:
         url = url_of(settings.server.host, listening)
@@ -68,7 +74,24 @@ def serve(server: Server, place: Place) -> None:
         def tell(container: "Container") -> None:
             notice(f"Serving {names_of(container)} at {url} with {model_of(container)}")
 
-        serve_process(uvicorn_config(settings), settings, [listening], tell)
+        serve_process(uvicorn_config(settings), settings, [listening], tell, reloads=True)
+
+
+def set_up_server_logs(settings: "Settings", told: "CaptureConfiguration | None" = None) -> None:
+    """Set up logging for a server; where LOG_LEVEL is not set, the level of the `SCR_*` settings counts.
+
+    `told`: those settings; None reads them.
+
+    Raises:
+        ConfigurationError: one of them is wrong.
+    """
+    from app.bootstrap import set_up_logs  # noqa: PLC0415 - see app.cli.system
+    from app.capture_settings import load_capture  # noqa: PLC0415
+
+    level = (told or load_capture()).monitoring.log_level
+    if level is not None and "log_level" not in settings.server.model_fields_set:
+        settings = settings.model_copy(update={"server": settings.server.model_copy(update={"log_level": level})})
+    set_up_logs(settings)
 
 
 def export_settings(server: Server, place: Place) -> None:
@@ -87,12 +110,16 @@ def export_settings(server: Server, place: Place) -> None:
 
 
 def uvicorn_config(settings: "Settings", **options: Any) -> "uvicorn.Config":
-    """Return how uvicorn serves the application: with uvloop and httptools where they are installed."""
+    """Return how uvicorn serves the application: with httptools, and uvloop where that is installed."""
     import uvicorn  # noqa: PLC0415 - see app.cli.system
 
+    from app.cli.connections import connections  # noqa: PLC0415
+
+    made: Any = connections(settings.server.head_timeout_s)  # uvicorn only ever calls it
     return uvicorn.Config(
         f"{APPLICATION}:create_app",
         factory=True,
+        http=made,
         host=settings.server.host,
         port=settings.server.port,
         log_config=None,  # ours stays as it is
@@ -133,10 +160,13 @@ def serve_process(
     settings: "Settings",
     sockets: Sequence[socket.socket],
     tell: "Callable[[Container], None]",
+    *,
+    reloads: bool = False,
 ) -> None:
     """Check that the system can start and tell about it, then serve in this process until a signal ends it.
 
-    Event streams end at the signal, so that the time to stop is the runs' alone.
+    Event streams end at the signal, so that the time to stop is the runs' alone. `reloads`: SIGHUP reads the `SCR_*`
+    settings again.
 
     Raises:
         ConfigurationError: a setting, an agent or the database is wrong.
@@ -148,7 +178,8 @@ def serve_process(
     app = application.create_app()
     asyncio.run(_check(settings, tell))
     config.app, config.factory = app, False  # a name until here, as `dev` hands the configuration to new processes
-    server = HttpServer(config, partial(application.stop_streams, app))
+    reload = partial(reload_capture, app, settings) if reloads else None
+    server = HttpServer(config, partial(application.stop_streams, app), reload)
     # uvicorn leaves with a code of its own when the start failed, and raises Ctrl-C again after an orderly end.
     with suppress(SystemExit, KeyboardInterrupt):
         server.run(list(sockets))
@@ -156,10 +187,23 @@ def serve_process(
         raise CommandFailed("The server did not start; the log above says why.")
 
 
+async def reload_capture(app: Any, settings: "Settings") -> None:
+    """Let a running application work as the `SCR_*` settings say now; when they are wrong it goes on as before."""
+    container: Container = app.state.container
+    try:
+        await container.completions.reload()
+    except AppError as error:
+        log.error("capture_not_reloaded", error=error.public_message)
+    else:
+        set_up_server_logs(settings, container.completions.configuration)
+
+
 async def _check(settings: "Settings", tell: "Callable[[Container], None]") -> None:
     """Open the system once before the server does: what is wrong is then one line, not a traceback in its log."""
     from app.bootstrap import open_container  # noqa: PLC0415 - see app.cli.system
+    from app.completions import check_destinations, completion_options  # noqa: PLC0415
 
+    await check_destinations(completion_options(settings))
     async with open_container(settings) as container:
         await container.access.check_bind()
         tell(container)

@@ -6,11 +6,12 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
 from app.domain.delivery_ports import DeliveryStore, Destination, SendFailed
+from app.domain.metrics_ports import NO_METRICS, Metrics
 from app.domain.models.deliveries import (
     Attempt,
     DeliveryEnd,
@@ -87,6 +88,7 @@ class DestinationWorker:
         """`jitter` gives numbers from 0 to 1 for the full jitter of waiting times."""
         self.destination: Final = destination
         self.counts: Final = DeliveryCounts()
+        self.metrics: Metrics = NO_METRICS
         self._settings = destination.settings
         self._store = store
         self._clock = clock
@@ -96,6 +98,8 @@ class DestinationWorker:
         self._scrubber = Scrubber(destination.settings.scrubbing)
         self.lease_s = max(_MIN_LEASE_S, 4 * destination.settings.timeout_ms / 1000)
         """A round starts no send in its second half, and none takes longer than a quarter of it."""
+        self.is_resting = False
+        """Whether the destination is left alone for a time, so that new events are no news to it."""
 
     async def step(self) -> float:
         """Plan and send once; returns the seconds after which there may be more to do.
@@ -106,12 +110,15 @@ class DestinationWorker:
         state = await self._store.claim(self._settings.name, self._owner, self.lease_s)
         if state is None:
             return self._poll_s
+        now_ms = self._now_ms()
+        self.is_resting = state.resume_at_ms > now_ms
+        if self.is_resting:
+            # What comes meanwhile is safe where it is: reading it now would only slow the runs that it comes from.
+            return min(self._poll_s, (state.resume_at_ms - now_ms) / 1000)
         planned = await self._plan(state)
         if planned is None:
             return self._poll_s
         now_ms = self._now_ms()
-        if state.resume_at_ms > now_ms:
-            return min(self._poll_s, (state.resume_at_ms - now_ms) / 1000)
         due = await self._store.due(
             self._settings.name, now_ms, self._settings.batch_size * self._settings.concurrency * 4
         )
@@ -218,6 +225,7 @@ class DestinationWorker:
             failure = SendFailed(f"The destination's code failed: {type(error).__name__}.")
         latency_s = self._clock.monotonic() - began
         self.counts.latency_s += latency_s
+        self.metrics.attempted(self._settings.name, len(batch), latency_s, ok=failure is None)
         attempt = Attempt(
             at=at,
             ok=failure is None,
@@ -245,7 +253,8 @@ class DestinationWorker:
         now_ms = self._now_ms()
         failed = [outcome for outcome in outcomes if not outcome.attempt.ok]
         if any(outcome.attempt.ok for outcome in outcomes):
-            state = replace(state, failures=0, resume_at_ms=0, last_success_ms=now_ms)
+            last_ms = max(_end_ms(outcome.attempt) for outcome in outcomes if outcome.attempt.ok)
+            state = replace(state, failures=0, resume_at_ms=0, last_success_ms=last_ms)
         elif any(not outcome.permanent for outcome in outcomes):
             pause_s = self._pause_s(state.failures + 1, MAX_PROBE_S, failed)
             resume_at_ms = now_ms + round(pause_s * 1000)
@@ -259,20 +268,29 @@ class DestinationWorker:
         attempts, history = one.attempts + 1, (*one.history, outcome.attempt)[-HISTORY_ATTEMPTS:]
         if outcome.attempt.ok:
             self.counts.delivered += 1
+            log.debug("event_delivered", **self._told(one, outcome))
             return DeliveryEnd(one.event.id, "delivered", attempts, 0, one.first_failure_ms, history)
         self.counts.failed_attempts += 1
         first_ms = now_ms if one.first_failure_ms is None else one.first_failure_ms
-        # It is the event's fault only if the destination has taken another one since.
-        works = state.last_success_ms is not None and state.last_success_ms > first_ms
-        used_up = works and attempts >= self._settings.retry_attempts
+        counted = _counted(one, state)
+        history = (*history[:-1], replace(outcome.attempt, counted=counted))
+        used_up = counted >= max(1, self._settings.retry_attempts - 1)
         if outcome.permanent or used_up or now_ms - first_ms >= self._settings.give_up_after_s * 1000:
             self.counts.dead += 1
-            log.warning(
-                "delivery_dead", destination=self._settings.name, event_id=one.event.id, error=outcome.attempt.error
-            )
+            self.metrics.dead(self._settings.name)
+            log.warning("delivery_dead", **self._told(one, outcome), error=outcome.attempt.error)
             return DeliveryEnd(one.event.id, "dead", attempts, 0, first_ms, history)
         next_ms = now_ms + round(self._pause_s(attempts, MAX_RETRY_S, [outcome]) * 1000)
         return DeliveryEnd(one.event.id, "pending", attempts, next_ms, first_ms, history)
+
+    def _told(self, one: DueDelivery, outcome: "_Outcome") -> dict[str, Any]:
+        """Return what log lines tell of a delivery."""
+        return {
+            "destination": self._settings.name,
+            "event_id": one.event.id,
+            "session_id": one.event.session_id,
+            "latency_ms": outcome.attempt.latency_ms,
+        }
 
     def _pause_s(self, failures: int, most_s: float, failed: Sequence["_Outcome"]) -> float:
         """Return a waiting time with full jitter, or what the destination has asked for if that is longer."""
@@ -288,6 +306,22 @@ class DestinationWorker:
         if days is None:
             return 0
         return await self._store.prune(self._settings.name, self._clock.now() - timedelta(days=days))
+
+
+def _counted(one: DueDelivery, state: DestinationState) -> int:
+    """Return how many attempts after the first count against an event, the one that has just failed included.
+
+    It is the event's fault only if the destination has taken another one since the attempt before: a destination that
+    comes and goes must use up nothing of what failed while it was away.
+    """
+    if not one.attempts or not one.history:
+        return 0
+    before, last_success_ms = one.history[-1], state.last_success_ms
+    return before.counted + (last_success_ms is not None and last_success_ms > _end_ms(before))
+
+
+def _end_ms(attempt: Attempt) -> int:
+    return int(attempt.at.timestamp() * 1000) + attempt.latency_ms
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ import structlog
 from app.domain.delivery_ports import RECORDED, DeliveryStore, Destination, Outbox, WebhookEndpointStore
 from app.domain.errors import AppError
 from app.domain.identifiers import uuid7_hex
-from app.domain.models.deliveries import DestinationSettings, WebhookEndpoint
+from app.domain.metrics_ports import NO_METRICS, Metrics
+from app.domain.models.deliveries import WEBHOOK_PREFIX, DestinationSettings, DestinationStats, WebhookEndpoint
 from app.domain.ports import Clock
 from app.domain.run_ports import Wakeups
 from app.services.deliveries import DestinationWorker
@@ -32,6 +33,16 @@ class DeliveryTimes:
     poll_s: float = 1.0
     endpoints_s: float = 5.0
     """Between two looks for endpoints that were registered, changed or deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """What new settings have changed; names."""
+
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+    """Their cursors and backlogs stay for the day when they come back."""
 
 
 class Deliveries:
@@ -61,6 +72,13 @@ class Deliveries:
         self._running: dict[str, _Running] = {}
         self._registered: dict[str, DestinationSettings] = {}
         self._tasks: list[_Running] = []
+        self._replacing = asyncio.Lock()
+        self._metrics: Metrics = NO_METRICS
+        self._closing = False
+
+    def report_to(self, metrics: Metrics) -> None:
+        """Have workers report what they do; call it before `start`."""
+        self._metrics = metrics
 
     @property
     def workers(self) -> Sequence[DestinationWorker]:
@@ -78,20 +96,86 @@ class Deliveries:
 
     async def aclose(self) -> None:
         """Stop; what cannot be finished within seconds may be sent again by the next who takes over."""
+        self._closing = True
         # Those who wait for news stop waiting; `stop` is set before they run.
         for one in (*self._tasks, *self._running.values()):
             one.stop.set()
         for topic in (RECORDED, PLACED):
             self._wakeups.announce(topic)
         await _ended([*self._tasks, *self._running.values()])
-        for one in self._running.values():
+        for one in list(self._running.values()):
             await self._let_go(one)
+
+    async def replace(self, wanted: Sequence[DestinationSettings]) -> Replaced:
+        """Work for these destinations of the settings from now on; tenants' endpoints and unchanged ones go on.
+
+        What is being sent to a changed or removed one is finished first, and its cursor stays where it is. Wrong
+        descriptions and a database that is away change nothing.
+
+        Raises:
+            ConfigurationError: a destination cannot be as it is described.
+            StorageUnavailable: the cursors of new ones could not be begun.
+        """
+        async with self._replacing:
+            old = {one.settings.name: one for one in self._configured}
+            names = {settings.name for settings in wanted}
+            kept = {one.name for one in wanted if one.name in old and old[one.name].settings == one}
+            new: dict[str, Destination] = {}
+            try:
+                for settings in wanted:
+                    if settings.name not in kept:
+                        new[settings.name] = self._build(settings)
+                for one in new.values():
+                    await self._store.ensure(one.settings.name, latest=one.settings.start_at == "latest")
+                if self._closing:
+                    return Replaced((), (), ())
+                self._configured = [new.get(settings.name) or old[settings.name] for settings in wanted]
+                for name in new.keys() - old.keys():
+                    self._begin(new.pop(name))
+                ending = [self._succeed(name, new) for name in old if name not in kept]
+                for result in await asyncio.gather(*ending, return_exceptions=True):
+                    if isinstance(result, Exception):
+                        log.error("destination_close_failed", error=type(result).__name__)
+            finally:
+                for one in new.values():
+                    await one.sink.aclose()
+            changed = names & old.keys() - kept
+            return Replaced(*(tuple(sorted(found)) for found in (names - old.keys(), changed, old.keys() - names)))
+
+    async def _succeed(self, name: str, new: dict[str, Destination]) -> None:
+        """End a worker once it has finished what it is at, and let its successor in `new` go on, if there is one."""
+        one = self._running[name]
+        # A round ends within its lease.
+        await _ended([one], _STOP_S if one.worker is None else one.worker.lease_s)
+        if self._closing:
+            return
+        if name not in new:
+            del self._running[name]
+            await self._let_go(one)
+            return
+        # The lease is this process's: to release it now would take it from the successor.
+        self._begin(new.pop(name))
+        if one.worker is not None:
+            await one.worker.destination.sink.aclose()
+
+    async def leftovers(self) -> Sequence[DestinationStats]:
+        """Return destinations with a backlog that nobody here works for, since no settings name them any more."""
+        return [
+            one
+            for one in await self._store.stats()
+            if one.state.name not in self._running
+            and not one.state.name.startswith(WEBHOOK_PREFIX)
+            and (one.pending or one.dead or one.unread)
+        ]
 
     def _begin(self, destination: Destination) -> None:
         worker = DestinationWorker(destination, self._store, self._clock, owner=self._owner, poll_s=self._times.poll_s)
+        worker.metrics = self._metrics
 
         async def work() -> float:
             pause_s = await worker.step()
+            if worker.is_resting:
+                return pause_s
             if pause_s > 0:
                 await self._wakeups.wait(PLACED, pause_s)
             return 0.0
@@ -187,14 +271,14 @@ class _Running:
                         await self.stop.wait()
 
 
-async def _ended(running: Sequence[_Running]) -> None:
+async def _ended(running: Sequence[_Running], within_s: float = _STOP_S) -> None:
     """Let them finish what they are at, and cancel what takes longer than that may."""
     for one in running:
         one.stop.set()
     tasks = [one.task for one in running]
     if not tasks:
         return
-    _, late = await asyncio.wait(tasks, timeout=_STOP_S)
+    _, late = await asyncio.wait(tasks, timeout=within_s)
     for task in late:
         task.cancel()
     if late:

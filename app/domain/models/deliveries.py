@@ -107,6 +107,8 @@ class Attempt:
     """The HTTP status; None: there was no answer, or the destination knows none."""
     error: str | None
     latency_ms: int
+    counted: int = 0
+    """Attempts up to this one that count against the event, because the destination took others meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,10 +100,10 @@ class SqlDeliveryStore:
         async with writing(self._engine) as connection:
             if not await _held(connection, name, owner, {"position": position}):
                 return False
-            for start in range(0, len(rows), _ROWS_AT_ONCE):
-                batch = _insert(connection, deliveries).values(rows[start : start + _ROWS_AT_ONCE])
-                # A replay may have been there first.
-                await connection.execute(batch.on_conflict_do_nothing())
+            if rows:
+                # A replay may have been there first. One text for all rows: building one with all values takes longer
+                # than writing them.
+                await connection.execute(_insert(connection, deliveries).on_conflict_do_nothing(), rows)
         return True
 
     async def due(self, name: str, now_ms: int, limit: int) -> Sequence[DueDelivery]:
@@ -186,8 +186,10 @@ class SqlDeliveryStore:
         total, position, now = 0, 0, datetime.now(UTC)
         while True:
             async with writing(self._engine) as connection:
-                batch = select(events).where(events.c.position > position, *conditions)
-                found = (await connection.execute(batch.order_by(events.c.position).limit(_ROWS_AT_ONCE))).all()
+                batch = select(events).where(events.c.position > position, *conditions).order_by(events.c.position)
+                # Locked, so that they are not deleted for their age meanwhile.
+                locked = batch.limit(_ROWS_AT_ONCE).with_for_update(read=True, key_share=True)
+                found = (await connection.execute(locked)).all()
                 if not found:
                     return total
                 rows = [_new_row(name, outbox_event(row), None, now) for row in found]
@@ -331,7 +333,14 @@ def _delivery(row: Row[Any]) -> Delivery:
 
 def _attempts(stored: Sequence[Mapping[str, Any]]) -> tuple[Attempt, ...]:
     return tuple(
-        Attempt(datetime.fromisoformat(one["at"]), one["ok"], one["status"], one["error"], one["latency_ms"])
+        Attempt(
+            at=datetime.fromisoformat(one["at"]),
+            ok=one["ok"],
+            status=one["status"],
+            error=one["error"],
+            latency_ms=one["latency_ms"],
+            counted=one.get("counted", 0),
+        )
         for one in stored
     )
 
@@ -343,6 +352,7 @@ def _stored(attempt: Attempt) -> dict[str, Any]:
         "status": attempt.status,
         "error": attempt.error,
         "latency_ms": attempt.latency_ms,
+        "counted": attempt.counted,
     }
 
 
