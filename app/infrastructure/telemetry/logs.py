@@ -1,10 +1,15 @@
-"""Logs: JSON lines for machines, short lines for people; to standard error, because standard output is data."""
+"""Logs: JSON lines for machines, short lines for people; to standard error, because standard output is data.
+
+A JSON line has `timestamp`, `level`, `component`, `message`, and what belongs to it, such as `event_id`, `session_id`
+and `latency_ms`. `event` is the same as `message`: it is what the lines were found by before.
+"""
 
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
-from typing import Any, Literal
+from collections.abc import Mapping, MutableMapping
+from functools import cache
+from typing import Any, Final, Literal
 
 import structlog
 
@@ -17,6 +22,20 @@ _SECRETS = re.compile(
 )
 
 
+_CAPTURE: Final[Mapping[str, str]] = {
+    "app.capture": "capture",
+    "app.infrastructure.completions.spool": "capture",
+    "app.services.event_intake": "intake",
+    "app.services.session_payloads": "intake",
+    "app.infrastructure.completions.relay": "relay",
+    "app.services.deliveries": "delivery",
+    "app.services.delivery_rounds": "delivery",
+    "app.infrastructure.completions.destinations": "delivery",
+    "app.completions": "delivery",
+}
+"""Components of completion capture, by the beginning of the logger's name: that name itself, or followed by a dot."""
+
+
 def redacted(text: str) -> str:
     """Return a text without the secrets that foreign libraries are known to put into theirs."""
     return _SECRETS.sub(lambda match: f"{match['keep'] or match['user'] or ''}***", text)
@@ -27,6 +46,38 @@ def _redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> M
     for key, value in event.items():
         if isinstance(value, str):
             event[key] = redacted(value)
+    return event
+
+
+class _NamedLogger(structlog.PrintLogger):
+    """Prints to standard error, and knows whose lines these are."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(sys.stderr)
+        self.name = name
+
+
+@cache
+def _component_of(name: str) -> tuple[str, bool]:
+    """Return the component of a logger, and whether it is one of completion capture."""
+    for place, component in _CAPTURE.items():
+        if f"{name}.".startswith(f"{place}."):
+            return component, True
+    return name.rpartition(".")[2] or "app", False
+
+
+def _completed(logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Give a line the fields that every JSON line has.
+
+    Lines of completion capture say their level in capitals, as its first plan shows them; all others as ever.
+    """
+    record = event.get("_record")
+    name: str = getattr(logger, "name", None) or "" if record is None else record.name
+    component, captures = _component_of(name)
+    event.setdefault("component", component)
+    event.setdefault("message", event.get("event"))
+    if captures and isinstance(event.get("level"), str):
+        event["level"] = event["level"].upper()
     return event
 
 
@@ -68,6 +119,8 @@ def configure_logs(level: str, log_format: LogFormat) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
         structlog.stdlib.ExtraAdder(),
     ]
+    if not console:
+        processors.append(_completed)
     renderers: list[Any] = [
         structlog.processors.format_exc_info,
         _redact,
@@ -79,7 +132,7 @@ def configure_logs(level: str, log_format: LogFormat) -> None:
         + renderers,
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         # Looked up at each use: tests and servers replace standard error.
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        logger_factory=lambda *names: _NamedLogger(names[0] if names else ""),
         cache_logger_on_first_use=False,
     )
     handler = _StderrHandler()

@@ -61,3 +61,75 @@ def test_lower_levels_and_chatty_libraries_are_quiet(lines: pytest.CaptureFixtur
     structlog.get_logger("test").debug("detail")
     logging.getLogger("httpx2").info("HTTP request")
     assert lines.readouterr().err == ""
+
+
+FIELDS = {"timestamp", "level", "component", "message"}
+
+
+@pytest.mark.parametrize(
+    ("logger", "component", "level"),
+    [
+        ("app.capture", "capture", "WARNING"),
+        ("app.capture.runtime", "capture", "WARNING"),
+        ("app.infrastructure.completions.spool", "capture", "WARNING"),
+        ("app.services.event_intake", "intake", "WARNING"),
+        ("app.infrastructure.completions.relay", "relay", "WARNING"),
+        ("app.services.deliveries", "delivery", "WARNING"),
+        ("app.services.delivery_rounds", "delivery", "WARNING"),
+        ("app.infrastructure.completions.destinations.nats", "delivery", "WARNING"),
+        ("app.capture_settings", "capture_settings", "warning"),
+        ("app.services.executions", "executions", "warning"),
+        ("uvicorn.error", "error", "warning"),
+    ],
+)
+@pytest.mark.parametrize("standard", [True, False], ids=["logging", "structlog"])
+def test_every_json_line_has_the_plans_fields(
+    lines: pytest.CaptureFixture[str], logger: str, component: str, level: str, *, standard: bool
+) -> None:
+    if standard:
+        fields = {"event_id": "evt_1", "session_id": "conv_1", "latency_ms": 7}
+        logging.getLogger(logger).warning("delivery_dead", extra=fields)
+    else:
+        structlog.get_logger(logger).warning("delivery_dead", event_id="evt_1", session_id="conv_1", latency_ms=7)
+    line = json.loads(lines.readouterr().err)
+    assert set(line) >= FIELDS
+    assert (line["component"], line["level"]) == (component, level)
+    assert line["message"] == line["event"] == "delivery_dead"
+    assert (line["event_id"], line["session_id"], line["latency_ms"]) == ("evt_1", "conv_1", 7)
+
+
+def test_a_component_that_is_told_stays(lines: pytest.CaptureFixture[str]) -> None:
+    logger = structlog.get_logger("app.infrastructure.completions.destinations.log")
+    logger.info("completion", component="billing", message="as told")
+    line = json.loads(lines.readouterr().err)
+    assert (line["component"], line["message"], line["level"]) == ("billing", "as told", "INFO")
+
+
+def test_a_logger_without_a_name(lines: pytest.CaptureFixture[str]) -> None:
+    structlog.get_logger().info("started")
+    line = json.loads(lines.readouterr().err)
+    assert (line["component"], line["message"], line["level"]) == ("app", "started", "info")
+
+
+def test_secrets_are_taken_out_of_messages_too(lines: pytest.CaptureFixture[str]) -> None:
+    logging.getLogger("app.capture").error("refused: sk-proj-abcdef0123456789")
+    output = lines.readouterr().err
+    assert "abcdef0123456789" not in output
+    assert json.loads(output)["message"] == "refused: ***"
+
+
+def test_lines_for_people_stay_short(capsys: pytest.CaptureFixture[str], restored: None) -> None:
+    configure_logs("info", "console")
+    structlog.get_logger("app.services.deliveries").warning("delivery_dead", event_id="evt_1")
+    said = capsys.readouterr().err
+    assert said.count("delivery_dead") == 1
+    assert "component" not in said
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    handlers, level = logging.getLogger().handlers[:], logging.getLogger().level
+    yield
+    structlog.reset_defaults()
+    logging.getLogger().handlers[:] = handlers
+    logging.getLogger().setLevel(level)
