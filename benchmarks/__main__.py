@@ -10,7 +10,19 @@ from contextlib import ExitStack, redirect_stderr
 from importlib.metadata import version
 
 from app.bootstrap import set_up_logs
-from benchmarks import deltas, gateway, long_history, readers, runs, sessions, steps
+from benchmarks import (
+    capture,
+    deltas,
+    destinations,
+    gateway,
+    ingest,
+    long_history,
+    readers,
+    runs,
+    sessions,
+    steps,
+    surfaces,
+)
 from benchmarks.databases import Database, open_databases
 from benchmarks.measuring import Scale
 from benchmarks.systems import settings_for
@@ -23,6 +35,10 @@ BENCHMARKS = {
     "steps": steps.measure,
     "readers": readers.measure,
     "gateway": gateway.measure,
+    "surfaces": surfaces.measure,
+    "destinations": destinations.measure,
+    "ingest": ingest.measure,
+    "capture": capture.measure,
 }
 _PEERS = ("openai-agents", "openai", "SQLAlchemy", "asyncpg", "aiosqlite", "fastapi", "uvicorn", "uvloop")
 

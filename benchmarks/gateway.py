@@ -1,9 +1,14 @@
-"""Server CPU per call of an upstream model: ours, with keys, limits and records, against a minimal pass-through."""
+"""Server CPU per call of an upstream model: ours, with keys, limits and records, against a minimal pass-through.
+
+With the path of a `litellm` program in the environment variable LITELLM, that proxy is measured in the same rounds; pip
+installs it as `litellm[proxy]`, into an environment of its own.
+"""
 
 import asyncio
 import json
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -20,8 +25,8 @@ from benchmarks.upstream_server import CHUNKS, FRAMES, MODEL
 TARGET = 3.0
 MOST_GROWTH_MB = 16.0
 AT_ONCE = 8
+OURS, PEER, LITELLM = "ours", "peer", "LiteLLM"
 PEER_KEY = "sk-bench"
-_HEADER = ("call", "ms/call ours", "peer", "ratio", "target", "p50 ms ours", "peer")
 _END = b"\r\n0\r\n\r\n"
 
 
@@ -36,38 +41,42 @@ async def measure(databases: list[Database], scale: Scale) -> None:
         await upgrade_database(settings)
         async with open_container(settings) as container:
             key = (await container.keys.create(NewKey(organization_id="bench", name="bench"))).secret
-        own = Server.started("benchmarks.gateway_server", url, upstream_url)
-        other = Server.started("benchmarks.pass_through_server", upstream_url, peer_url.partition("///")[2])
-        ours, peer = await asyncio.gather(own.__aenter__(), other.__aenter__())
-        stack.push_async_exit(own)
-        stack.push_async_exit(other)
+        servers = {
+            OURS: Server.started("benchmarks.gateway_server", url, upstream_url),
+            PEER: Server.started("benchmarks.pass_through_server", upstream_url, peer_url.partition("///")[2]),
+        }
+        if program := os.environ.get("LITELLM"):
+            servers[LITELLM] = Server.started("benchmarks.gateway_litellm", upstream_url, program)
+        started = {name: await stack.enter_async_context(server) for name, server in servers.items()}
         calls = {"plain chat": 16 if scale.is_quick else 400, f"{CHUNKS}-chunk stream": 4 if scale.is_quick else 48}
         rows: list[list[object]] = []
         for name, amount in calls.items():
-            rows.append([name, *_figures(await _samples(ours, key, peer, name, amount, scale))])
+            rows.append([name, *_figures(await _samples(started, key, name, amount, scale))])
+        header = ["call", *(f"ms/call {name}" for name in started), "ours / peer", "target"]
+        header += ["ours / LiteLLM"] if LITELLM in started else []
         print_table(
             f"7. Server CPU per call of an upstream model ({AT_ONCE} at once, SQLite, uvloop, httptools)",
             [
                 "ours: POST /v1/chat/completions with a key, allowed models, limits, usage, price, and a row,",
                 "a completion event and a log line a call; peer: aiohttp on both sides, one key, one row a call.",
+                "LiteLLM: its proxy with one key and prices, no limits, and nothing recorded; if LITELLM names it.",
             ],
-            _HEADER,
+            [*header, *(f"p50 ms {name}" for name in started)],
             rows,
         )
-        await _print_growth(ours, key, 400 if scale.is_quick else 20_000)
+        await _print_growth(started[OURS], key, 400 if scale.is_quick else 20_000)
 
 
 async def _samples(
-    ours: Server, key: str, peer: Server, name: str, amount: int, scale: Scale
+    servers: Mapping[str, Server], key: str, name: str, amount: int, scale: Scale
 ) -> dict[str, list[Sample]]:
     stream = name.endswith("stream")
     async with AsyncExitStack() as stack:
-        own = [await stack.enter_async_context(_connected(ours, key)) for _ in range(AT_ONCE)]
-        other = [await stack.enter_async_context(_connected(peer, PEER_KEY)) for _ in range(AT_ONCE)]
-        contestants = {
-            "ours": Contestant(partial(_all, own, stream=stream, amount=amount), None, ours.cpu_s),
-            "peer": Contestant(partial(_all, other, stream=stream, amount=amount), None, peer.cpu_s),
-        }
+        contestants: dict[str, Contestant] = {}
+        for side, server in servers.items():
+            own = key if side == OURS else PEER_KEY
+            clients = [await stack.enter_async_context(_connected(server, own)) for _ in range(AT_ONCE)]
+            contestants[side] = Contestant(partial(_all, clients, stream=stream, amount=amount), None, server.cpu_s)
         return await in_turns(contestants, scale)
 
 
@@ -88,7 +97,8 @@ class ChatClient:
             raise RuntimeError(f"the server answered: {head[:300]!r}")
         if stream:
             body = await self._reader.readuntil(_END)
-            if body.count(b'"delta"') != CHUNKS or b"[DONE]" not in body:
+            # LiteLLM gives the chunk with the usage a delta, too.
+            if body.count(b'"delta"') not in {CHUNKS, CHUNKS + 1} or b"[DONE]" not in body:
                 raise RuntimeError("the stream is not whole")
         else:
             length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
@@ -135,9 +145,11 @@ async def _all(clients: Sequence[ChatClient], *, stream: bool = False, amount: i
 
 
 def _figures(samples: dict[str, list[Sample]]) -> list[object]:
-    ours, peer = samples["ours"], samples["peer"]
-    ratio = ratio_of(ours, peer)
-    return [cpu_ms(ours), cpu_ms(peer), str(ratio), ratio.verdict(TARGET), p50_ms(ours), p50_ms(peer)]
+    ratio = ratio_of(samples[OURS], samples[PEER])
+    figures: list[object] = [*map(cpu_ms, samples.values()), str(ratio), ratio.verdict(TARGET)]
+    if LITELLM in samples:
+        figures.append(str(ratio_of(samples[OURS], samples[LITELLM])))
+    return [*figures, *map(p50_ms, samples.values())]
 
 
 async def _print_growth(ours: Server, key: str, amount: int) -> None:

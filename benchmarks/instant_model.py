@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Sequence
 from itertools import count
 from typing import Any
 
-from agents import Agent, Model, ModelResponse, Usage
+from agents import Agent, Model, ModelResponse, OpenAIResponsesModel, Usage
 from agents.items import TResponseStreamEvent
+from openai import AsyncOpenAI
 from openai.types.responses import (
     Response,
     ResponseCompletedEvent,
@@ -27,7 +29,7 @@ ANSWER = (
 
 DELTAS = 500
 """Text deltas of one streamed answer."""
-AT_ONCE, PAUSING, PACED = "at-once", "pausing", "paced"
+AT_ONCE, PAUSING, PACED, ENDPOINT = "at-once", "pausing", "paced", "endpoint"
 """The names of the streaming agents."""
 PACED_DELTAS = 300
 SERVER_OPTIONS: dict[str, Any] = {
@@ -39,12 +41,18 @@ SERVER_OPTIONS: dict[str, Any] = {
 
 
 def streaming_agents() -> list[Agent[Any]]:
-    """Return agents whose model never suspends, lets the loop turn before every event, or takes its time."""
-    models = {
+    """Return agents whose model never suspends, lets the loop turn before every event, or takes its time.
+
+    With BENCHMARK_ENDPOINT set, one more: the SDK's own model, which reads its answer from there over HTTP.
+    """
+    models: dict[str, Model] = {
         AT_ONCE: StreamingModel(deltas=DELTAS),
         PAUSING: StreamingModel(deltas=DELTAS, pause_s=0),
         PACED: StreamingModel(deltas=PACED_DELTAS, pause_s=0.01),
     }
+    if endpoint := os.environ.get("BENCHMARK_ENDPOINT"):
+        client = AsyncOpenAI(base_url=endpoint, api_key="sk-benchmark", max_retries=0, timeout=120)
+        models[ENDPOINT] = OpenAIResponsesModel(MODEL_NAME, client)
     return [Agent(name=name, instructions="You write.", model=model) for name, model in models.items()]
 
 

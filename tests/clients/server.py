@@ -36,6 +36,9 @@ class Address:
     base_url: str
     """Without `/v1`."""
     api_key: str
+    """Of a caller."""
+    admin_key: str
+    """Of an administrator."""
 
 
 @contextmanager
@@ -67,10 +70,11 @@ def running(
                 "APP_GATEWAY_MODELS": MODELS,
             }
         _call(folder, environment, "db", "upgrade")
-        created = json.loads(_call(folder, environment, "keys", "create", "--name", "clients", "--json"))
+        api_key = _key(folder, environment)
+        admin_key = _key(folder, environment, "--scope", "admin", "--scope", "usage")
         urls = [stack.enter_context(_serving(folder, environment, number)) for number in range(processes)]
         url = urls[0] if processes == 1 else stack.enter_context(_front(urls))
-        yield Address(url, created["value"])
+        yield Address(url, api_key, admin_key)
 
 
 @contextmanager
@@ -86,6 +90,10 @@ def empty_database(kind: Literal["sqlite", "postgresql"]) -> Iterator[str | None
         yield server.url("clients")
     finally:
         server.remove()
+
+
+def _key(folder: Path, environment: dict[str, str], *options: str) -> str:
+    return json.loads(_call(folder, environment, "keys", "create", "--name", "clients", "--json", *options))["value"]
 
 
 def _call(folder: Path, environment: dict[str, str], *arguments: str) -> str:
@@ -144,9 +152,12 @@ def _front(urls: Sequence[str]) -> Iterator[str]:
             back, forth = await asyncio.open_connection(place.hostname, place.port)
             forth.write(b"\r\n".join([lines[0], b"connection: close", *lines[1:]]))
             sending = asyncio.create_task(_pump(reader, forth))
-            await _pump(back, writer)
-            sending.cancel()
-            forth.close()
+            try:
+                await _pump(back, writer)
+            finally:
+                sending.cancel()
+                await asyncio.gather(sending, return_exceptions=True)
+                forth.close()
         except (OSError, asyncio.IncompleteReadError):
             pass  # one side is gone: so is the other
         finally:
