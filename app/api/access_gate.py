@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import parse_qsl
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -14,10 +15,10 @@ from app.domain.errors import AppError
 from app.domain.models.access import Credentials, Principal, Refusal, RefusalReason
 from app.services.access import AccessService
 
-OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/openapi.json", "/docs"})
+OPEN_PATHS: Final = frozenset({"/health", "/healthz", "/readyz", "/openapi.json", "/docs"})
 """What everybody may ask: it tells of the service, never of a tenant."""
 
-OPEN_FOLDERS: tuple[str, ...] = ("/docs/", "/v1/shared/")
+OPEN_FOLDERS: tuple[str, ...] = ("/docs/", "/ui/", "/v1/shared/")
 """Beginnings of paths, each ended by `/`, that need no key: what stands there guards itself, or is public."""
 
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -77,15 +78,25 @@ def is_open(path: str) -> bool:
     return path in OPEN_PATHS or path.startswith(OPEN_FOLDERS)
 
 
+def asks_more(scope: Scope) -> bool:
+    """Tell whether a request asks an open path for what is not for everybody: how each destination does."""
+    if path_of(scope) != "/readyz":
+        return False
+    query: bytes = scope.get("query_string", b"")
+    return any(name == "verbose" for name, _ in parse_qsl(query.decode("latin-1"), keep_blank_values=True))
+
+
 async def _admit(scope: Scope) -> JsonReply | None:
     """Leave the principal in the scope, or return the refusal."""
-    opened = is_open(path_of(scope))
+    opened = is_open(path_of(scope)) and not asks_more(scope)
     access = _access(scope)
     if access is None:
         if opened:
             return None
         # Starlette runs the lifespan of the outermost app only.
         raise RuntimeError("The app was not started: a mounted app needs its lifespan entered by the app around it.")
+    if isinstance(scope.get(PRINCIPAL), Principal):
+        return None  # an event token, which was judged before
     if not await access.keys_required():
         stranger = foreign_page(
             _text(scope, b"host") or "", _text(scope, b"origin"), changes=scope["method"] not in _READING

@@ -19,6 +19,7 @@ from app.api.errors import (
     handle_starlette_error,
     handle_validation_error,
 )
+from app.api.event_door import EventDoor
 from app.api.middleware import BodyDeadline, JsonBodies, RequestContext, RequestLimit
 from app.api.openai import (
     chat_completions,
@@ -34,7 +35,22 @@ from app.api.openai import conversations as openai_conversations
 from app.api.openai.access import principal_of
 from app.api.openai.upstream_shortcut import UpstreamShortcut
 from app.api.openapi import TAGS, describe
-from app.api.routes import ag_ui, ai_sdk, approvals, catalog, chat, conversations, docs, health, runs, sessions
+from app.api.request_counts import RequestCounts
+from app.api.routes import (
+    ag_ui,
+    ai_sdk,
+    approvals,
+    catalog,
+    chat,
+    conversations,
+    docs,
+    events,
+    health,
+    metrics,
+    runs,
+    sessions,
+)
+from app.api.routes.events import allowed_origins
 from app.api.sse import EventStreams
 from app.bootstrap import AgentSource, ContextFactory, open_container
 from app.domain.errors import AppError
@@ -57,13 +73,19 @@ ROUTERS = (
     conversation_shares.router,
     keys.router,
     webhook_endpoints.router,
+    events.router,
+    events.alias,
     usage.router,
     ai_sdk.router,
     ag_ui.router,
+    metrics.router,
     docs.router,
+    events.pages,
 )
-OPEN_ROUTERS = (health.router, docs.router)
+OPEN_ROUTERS = (health.router, docs.router, events.pages)
 """They tell of the service, never of a tenant."""
+SELF_GUARDED_ROUTERS = (metrics.router, events.alias)
+"""Their routes say which scope they need, as those of /v1 do."""
 DESCRIPTION = (
     "OpenAI Agents SDK agents as a service: durable sessions, accounted runs, streamed. "
     'Every error is `{"error": {"message", "type", "param", "code"}}`; every reply carries `x-request-id`.'
@@ -110,6 +132,7 @@ def create_app(
         async with open_system() as container:
             await container.access.check_bind()
             app.state.container = container
+            container.monitoring.watch_readers(lambda: app.state.streams.readers)
             yield
             # A server that waits for open replies first must have done this by then; see `stop_streams`.
             app.state.streams.stop()
@@ -128,8 +151,10 @@ def create_app(
         # Its spans would carry query strings, and those may carry session ids.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         middleware=[
+            Middleware(RequestCounts),
             Middleware(RequestContext),
             Middleware(RequestLimit, max_requests=settings.server.max_requests),
+            Middleware(EventDoor, origins=allowed_origins),
             Middleware(AccessGate),
             Middleware(BodyDeadline, timeout_s=settings.server.body_timeout_s),
             Middleware(JsonBodies, max_body_bytes=settings.server.max_body_bytes),
@@ -145,7 +170,8 @@ def create_app(
     app.state.streams = EventStreams(settings.server)
     for router in ROUTERS:
         # Routes of /v1 say which scope they need; all others go by the method.
-        guards = [] if router in OPEN_ROUTERS or router.prefix.startswith("/v1") else [Depends(principal_of)]
+        bare = router in (*OPEN_ROUTERS, *SELF_GUARDED_ROUTERS) or router.prefix.startswith("/v1")
+        guards = [] if bare else [Depends(principal_of)]
         app.include_router(router, dependencies=guards)
     app.openapi = partial(describe, app)
     return app

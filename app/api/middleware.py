@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _JSON: Final = re.compile(rb"application/([\w.+-]+\+)?json\s*(;|$)", re.IGNORECASE)
 
-_PROBES: Final = frozenset({"/healthz", "/readyz"})
+_PROBES: Final = frozenset({"/health", "/healthz", "/readyz"})
 
 _HEADERS: Final = (
     (b"x-content-type-options", b"nosniff"),
@@ -197,7 +197,7 @@ def _completed(headers: Iterable[tuple[bytes, bytes]], request_id: bytes) -> lis
 
 def _log_request(scope: Scope, status: int, started: float) -> None:
     path = scope["path"]
-    write = log.debug if path in {"/healthz", "/readyz"} else log.info
+    write = log.debug if path in _PROBES else log.info
     # The path as it was sent: decoded, it could hold line breaks. Never the query: it may hold a session id.
     raw_path: bytes = scope.get("raw_path") or path.encode()
     duration_ms = round((time.perf_counter() - started) * 1000)

@@ -156,6 +156,8 @@ class Narrator:
 
     def _grown(self, kind: PartKind, item_id: str, delta: str, scope: str) -> Iterator[Narration]:
         part = self._open.setdefault(scope, {}).get(item_id)
+        if part is None and kind == "reasoning" and not delta:
+            return  # reasoning that is only announced may never be told
         if part is None:
             part = _OpenPart(kind, self._unique(item_id))
             self._open[scope][item_id] = part

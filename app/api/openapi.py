@@ -63,6 +63,7 @@ TAGS: Final[list[dict[str, Any]]] = [
         ("keys", "Projects and API keys of an organization."),
         ("usage", "Tokens and costs over time, as JSON or CSV."),
         ("webhooks", "Addresses that are told how runs ended."),
+        ("events", "How sessions ended that did not run here."),
         ("service", "Whether the service is well."),
     )
 ]

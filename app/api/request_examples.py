@@ -72,6 +72,48 @@ REQUEST_EXAMPLES: Final[Mapping[tuple[str, str], Mapping[str, Any]]] = {
         "For an operator": {"name": "operations", "scopes": ["read", "usage", "admin"]},
         "For one user and agent": {"name": "Ada's phone", "user_id": "ada", "agents": ["demo"]},
     },
+    ("post", "/v1/webhook_endpoints"): {
+        "Of responses": {
+            "name": "orders",
+            "url": "https://example.com/hook",
+            "event_types": ["response.completed", "response.failed"],
+        },
+        "Of approvals": {
+            "name": "desk",
+            "url": "https://example.com/desk",
+            "event_types": ["approval.requested", "run.failed"],
+        },
+    },
+    ("post", "/v1/webhook_endpoints/{webhook_endpoint_id}"): {
+        "Another address": {"url": "https://example.com/new"},
+        "Other types": {"event_types": ["session.completed"]},
+    },
+    ("post", "/v1/webhook_endpoints/{webhook_endpoint_id}/rotate_secret"): {
+        "With a day of both": {"keep_old_secret_active_for_24_hours": True},
+        "At once": {},
+    },
+    ("post", "/v1/webhook_endpoints/{webhook_endpoint_id}/test"): {"A response": {"event_type": "response.completed"}},
+    ("post", "/v1/events"): {
+        "A call": {
+            "event_type": "session.completed",
+            "session_id": "chatcmpl-1",
+            "user_id": "ada",
+            "usage": {"input_tokens": 12, "output_tokens": 30, "total_tokens": 42, "model": "gpt-5"},
+            "outcome": {"status": "success"},
+        },
+        "Of a web page": {
+            "session_id": "web-1",
+            "session_type": "chat",
+            "duration_ms": 93000,
+            "message_count": 6,
+            "outcome": {"status": "user_terminated"},
+        },
+        "Several": {"events": [{"session_id": "job-1", "session_type": "autonomous"}, {"session_id": "job-2"}]},
+    },
+    ("post", "/v1/events/tokens"): {
+        "For a page": {"expires_in_s": 900},
+        "For one session": {"user_id": "ada", "session_id": "web-1"},
+    },
     ("post", "/api/session"): {"Of the default agent": {}, "Of one agent": {"agent": "demo"}},
     ("post", "/api/chat"): {
         "A message": {"sessionId": _SESSION, "message": _QUESTION},

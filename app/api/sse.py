@@ -58,6 +58,11 @@ class EventStreams:
         """
         return max(self._gap_s, len(self._ends) * GAP_S_PER_STREAM) if self._gap_s else 0.0
 
+    @property
+    def readers(self) -> int:
+        """Streams that are open."""
+        return len(self._ends)
+
     def stop(self) -> None:
         """End all streams, those that come later at once; their runs go on, and their clients come again.
 

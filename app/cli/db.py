@@ -12,7 +12,7 @@ from app.cli.output import print_json, print_line
 from app.cli.system import set_up, system
 
 if TYPE_CHECKING:
-    from app.domain.models.runs import Pruned
+    from app.domain.models.retention import Pruned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +70,9 @@ def check(view: CheckView, place: Place) -> None:
 
 
 def prune(pruning: Pruning, place: Place) -> None:
-    """Delete streamed deltas, events and steps of finished runs that are older than the settings keep them.
+    """Delete what is older than the settings keep it: deltas, events and steps of runs, delivered completion events.
 
-    Results, history, usage and completion events stay. Servers do the same by themselves; it may be stopped any time.
+    Results, history and usage stay. Servers do the same by themselves; it may be stopped any time.
     """
 
     async def delete() -> "Pruned":
@@ -85,7 +85,8 @@ def prune(pruning: Pruning, place: Place) -> None:
         return
     verb = "would delete" if pruning.dry_run else "deleted"
     print_line(
-        f"{verb} rows: {pruned.delta_rows} of deltas, {pruned.event_rows} of events, {pruned.step_rows} of steps"
+        f"{verb} rows: {pruned.delta_rows} of deltas, {pruned.event_rows} of events, {pruned.step_rows} of steps,"
+        f" {pruned.completion_rows} of completion events, {pruned.conversation_rows} of conversations that are not kept"
     )
 
 

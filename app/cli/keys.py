@@ -37,7 +37,7 @@ class KeyAsked:
         list[str],
         typer.Option(
             "--scope",
-            metavar="read|write|usage|admin",
+            metavar="read|write|usage|admin|events:write|events:read",
             help="What it may do; name it more than once. None: read and write.",
         ),
     ] = field(default_factory=list[str])

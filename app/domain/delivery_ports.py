@@ -101,10 +101,19 @@ class Outbox(Protocol):
         """Return events, the newest first; `after`: the id that the page before ended with."""
         ...
 
-    async def purge(self, before: datetime, destinations: Sequence[str], *, dry_run: bool = False) -> int:
-        """Delete events recorded before a time that all the destinations have read and none still owes.
+    async def purge(
+        self,
+        before: datetime,
+        destinations: Sequence[str] | None = None,
+        *,
+        batch_rows: int = 500,
+        dry_run: bool = False,
+    ) -> int:
+        """Delete events recorded before a time that all the destinations have read and none at all still owes.
 
-        Returns how many; with `dry_run` they stay.
+        None: all destinations that have a cursor. An event that one has given up (a dead letter) is still owed. An
+        endpoint of a tenant needs no events of other organizations. Returns how many; with `dry_run` they stay. A
+        transaction deletes `batch_rows` at most; several processes at once do no harm.
         """
         ...
 

@@ -7,12 +7,11 @@ from typing import Any, Protocol
 from app.domain.models.approvals import Approval, Decision
 from app.domain.models.conversations import Caller
 from app.domain.models.events import RunEvent, SequencedEvent
+from app.domain.models.retention import Expiry, Pruned
 from app.domain.models.runs import (
     CancelReason,
     ClaimedRun,
-    Expiry,
     NewRun,
-    Pruned,
     Run,
     RunBatch,
     RunOutcome,
@@ -318,7 +317,11 @@ class RunJournal(Protocol):
 
 
 class RunRetention(Protocol):
-    """Deletes what is no longer wanted of finished runs: never their results, usage, history or completion events."""
+    """Deletes what is no longer wanted.
+
+    Of a finished run never its result, its usage and its history, unless its conversation was to be forgotten with it;
+    of completion events only those that every destination has got.
+    """
 
     async def prune(self, expiry: Expiry, *, batch_rows: int, dry_run: bool = False) -> Pruned:
         """Delete rows in transactions of at most `batch_rows` each; the last event of a run stays.

@@ -177,11 +177,13 @@ class ConversationService:
         *,
         after_run_id: str | None = None,
         after_item_id: str | None = None,
+        stateless: bool = False,
     ) -> Conversation:
         """Copy a conversation up to the end of a run, or up to an item, or all of it, into a new one.
 
         History and messages are copied, runs are not. Of a call whose output comes later nothing is copied; one that
-        is open at the end of the run stays open.
+        is open at the end of the run stays open. `stateless`: the copy is for one run only; what forgets to delete it
+        after that leaves it to retention.
 
         Raises:
             ConversationNotFound: it does not exist for this caller.
@@ -191,7 +193,7 @@ class ConversationService:
         """
         if after_run_id is not None and after_item_id is not None:
             raise InvalidInput("Name a run or an item, not both.", param="after_item_id")
-        return await self._store.fork(caller, conversation_id, ForkPoint(after_run_id, after_item_id))
+        return await self._store.fork(caller, conversation_id, ForkPoint(after_run_id, after_item_id, stateless))
 
     async def is_last_run(self, caller: Caller, conversation_id: str, run_id: str) -> bool:
         """Tell whether a run has ended and none of its conversation came after it.

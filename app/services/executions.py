@@ -10,6 +10,7 @@ import structlog
 
 from app.domain.delivery_ports import RECORDED
 from app.domain.errors import AppError, LeaseLost, StorageUnavailable
+from app.domain.metrics_ports import NO_METRICS, Metrics
 from app.domain.models.conversations import Caller
 from app.domain.models.runs import CancelReason, ClaimedRun, Run, RunOutcome, RunRecord, RunResult, RunStatus
 from app.domain.ports import AgentProvider, Clock, PriceList
@@ -26,6 +27,8 @@ LET_GO: Final = frozenset({"lease_lost", "hand_back"})
 REPLAY_TIMEOUT_S: Final = 30.0
 """For going through the record of a run that is to be closed; agents' own code runs in it."""
 RESULT_KEPT_S: Final = 5.0
+MAX_FAULTS: Final = 4
+"""How often the end of a run is written in vain for a fault of ours, before the next owner has to do it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ class Executions:
         clock: Clock,
         wakeups: Wakeups,
         limits: ExecutionLimits,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         """Everything that a run needs on its way."""
         self._provider = provider
@@ -61,6 +65,7 @@ class Executions:
         self._clock = clock
         self._wakeups = wakeups
         self._limits = limits
+        self._metrics = metrics
         self._feeds: dict[str, RunFeed] = {}
         self._callers: dict[str, Caller] = {}
         self._results: dict[str, RunResult] = {}
@@ -129,6 +134,7 @@ class Executions:
             lambda reason: self.stop(run.id, reason),
         )
         self._wakeups.announce(run.id)
+        self._metrics.run_began(run.agent)
         try:
             outcome = await self._outcome(claimed, run_log)
             return await _settled(self._conclude(claimed, outcome, run_log, feed))
@@ -139,6 +145,7 @@ class Executions:
             log.error("run_not_recorded", run_id=run.id, exc_info=error)
             feed.fail(LeaseLost("The run goes on in another process."))
         finally:
+            self._metrics.run_left(run_log.calls[len(claimed.calls) :])
             if not feed.done:
                 feed.fail(LeaseLost("The run goes on in another process."))
             self._stopping.pop(run.id, None)
@@ -198,10 +205,13 @@ class Executions:
         record = build_record(
             run, _since_first_attempt(claimed, outcome), run_log.calls, rest, feed.last_sequence, self._clock.now()
         )
+        began = time.monotonic()
         asked = await self._tried(run, lambda: self._write_end(run, record))
         if asked is not None:
             feed.fail(LeaseLost("The run is about to be closed."))
             return True
+        self._metrics.run_ended(record.result)
+        self._metrics.captured("run", 1, time.monotonic() - began)
         self._results[run.id] = record.result
         # Whoever waits is woken by the feed; a result that nobody takes must not stay.
         asyncio.get_running_loop().call_later(RESULT_KEPT_S, self._results.pop, run.id, None)
@@ -216,9 +226,12 @@ class Executions:
         return None
 
     async def _tried(self, run: Run, write: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
-        """Write; while the database is away, try again, since the answer is already paid for."""
+        """Write; while the database is away, try again, since the answer is already paid for.
+
+        A fault that nobody foresaw may pass as well: until the lease is over, nobody else can do this.
+        """
         deadline = time.monotonic() + self._limits.log.retry_s
-        delay_s = FIRST_RETRY_S
+        delay_s, faults = FIRST_RETRY_S, 0
         while True:
             try:
                 return await write()
@@ -226,8 +239,15 @@ class Executions:
                 if time.monotonic() + delay_s > deadline:
                     raise
                 log.warning("end_retried", run_id=run.id, delay_s=delay_s)
-                await asyncio.sleep(delay_s)
-                delay_s = min(delay_s * 2, MAX_RETRY_S)
+            except AppError:
+                raise
+            except Exception as error:  # tried a few times, then raised
+                faults += 1
+                if faults == MAX_FAULTS:
+                    raise
+                log.error("end_retried", run_id=run.id, delay_s=delay_s, exc_info=error)
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, MAX_RETRY_S)
 
 
 async def _replayed(execution: AgentExecution, run_id: str) -> None:

@@ -73,7 +73,9 @@ def build_record(
         messages=messages,
         rest=replace(rest, events=(*rest.events, last)),
         spans=outcome.spans,
-        completion=None if result.status is RunStatus.WAITING else _completion(run, result, len(messages), now),
+        completion=_request(run, result, now)
+        if result.status is RunStatus.WAITING
+        else _completion(run, result, len(messages), now),
         title=_title(run.input),
     )
 
@@ -136,6 +138,27 @@ def _outcome(result: RunResult) -> Outcome:
     return "user_terminated" if reason in {"user", "interrupted"} else "error"
 
 
+def _request(run: Run, result: RunResult, now: datetime) -> CompletionEvent:
+    """Return the event that tells of the requests a run waits for: one a round.
+
+    It holds no usage, which the event of the run's end counts once. What the tools would be called with is content.
+    """
+    asked = result.approvals
+    payload: dict[str, Any] = {
+        "session_type": "chat",
+        "agent": result.agent,
+        "approvals": [
+            {"id": one.call_id, "step": one.step, "tool": one.tool, "agent": one.agent, "scope": one.scope}
+            for one in asked
+        ],
+        "tools": sorted({one.tool for one in asked}),
+        "content": {"arguments": {one.step: one.arguments for one in asked}},
+        "start_time": result.timings.started_at.isoformat(),
+        "metadata": dict(run.options.metadata),
+    }
+    return _event(run, "approval.requested", "success", payload, now)
+
+
 def _completion(run: Run, result: RunResult, message_count: int, now: datetime) -> CompletionEvent:
     """Return the event for billing, analytics and audit: no content, the caller's metadata apart."""
     usage = result.usage
@@ -163,9 +186,14 @@ def _completion(run: Run, result: RunResult, message_count: int, now: datetime) 
         "tool_call_count": len(result.tool_calls),
         "metadata": dict(run.options.metadata),
     }
+    kind = "session.completed" if result.status is RunStatus.COMPLETED else "run.failed"
+    return _event(run, kind, outcome, payload, now)
+
+
+def _event(run: Run, kind: str, outcome: Outcome, payload: dict[str, Any], now: datetime) -> CompletionEvent:
     return CompletionEvent(
         id=new_event_id(),
-        type="session.completed" if result.status is RunStatus.COMPLETED else "run.failed",
+        type=kind,
         version=COMPLETION_VERSION,
         organization_id=run.caller.organization_id,
         user_id=run.caller.user_id,

@@ -10,11 +10,11 @@ from app.domain.identifiers import new_conversation_id, new_run_id
 from app.domain.models.approvals import Approval, Decision
 from app.domain.models.conversations import Caller
 from app.domain.models.events import EventBatch
+from app.domain.models.retention import Pruned
 from app.domain.models.runs import (
     FINAL_STATUSES,
     ClaimedRun,
     NewRun,
-    Pruned,
     RunRequest,
     RunResult,
     RunStatus,
@@ -119,6 +119,7 @@ class RunService:
             idempotency_key=request.idempotency_key,
             request_hash=digest,
             after_run_id=request.after_run_id,
+            stateless=request.stateless,
         )
         started = await self._journal.start(new, self._dispatcher.owner)
         self._accept(started)

@@ -1,15 +1,18 @@
 """Tenants that have something of every kind, and the application for tests that cannot await."""
 
+import asyncio
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx2
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from app.domain.models.access import ALL_SCOPES, NewKey
+from app.domain.models.deliveries import EventFilter
 from app.settings import Settings
 from tests.api.serving import Served, serving
 
@@ -90,6 +93,8 @@ async def _tenant(served: Served, name: str) -> Tenant:
     assert waiting.status_code == 202
     tenant.own("runId", waiting.json()["runId"])
     tenant.call_id = waiting.json()["approvals"][0]["callId"]
+    hook = {"name": tenant.marker, "url": "https://example.com/hook", "event_types": ["response.completed"]}
+    tenant.own("webhook_endpoint_id", (await post("/v1/webhook_endpoints", **hook)).json()["id"])
     tenant.own("responseId", (await post("/v1/responses", model="demo", input=text)).json()["id"])
     completion = await post(
         "/v1/chat/completions", model="demo", store=True, messages=[{"role": "user", "content": text}]
@@ -123,7 +128,18 @@ async def _tenant(served: Served, name: str) -> Tenant:
         state={},
         forwardedProps={},
     )
+    tenant.own("event_id", await _delivered(served, name, tenant.ids["webhook_endpoint_id"][0]))
     return tenant
+
+
+async def _delivered(served: Served, organization_id: str, endpoint_id: str) -> str:
+    """Have everything that is recorded of an organization delivered to its endpoint; return the id of an event."""
+    records = served.container.completions.records
+    everything = EventFilter(organization_id, since=datetime(2020, 1, 1, tzinfo=UTC), destination=endpoint_id)
+    async with asyncio.timeout(20):
+        while not await records.redeliver(everything):  # events get their places in the background
+            await asyncio.sleep(0.02)
+    return (await records.deliveries(everything, limit=1))[0].event_id
 
 
 def path_parameters(path: str) -> list[str]:

@@ -57,7 +57,7 @@ async def keyed(demo: Served) -> tuple[Served, str]:
 def test_all_routes_are_walked() -> None:
     assert len(PATHS) > 25
     assert {("POST", "/api/session"), ("GET", "/v1/organization/projects"), ("GET", "/")} <= set(PATHS)
-    assert {"/healthz", "/readyz", "/openapi.json", "/docs"} == OPEN_PATHS
+    assert {"/health", "/healthz", "/readyz", "/openapi.json", "/docs"} == OPEN_PATHS
 
 
 async def test_every_route_wants_a_key(keyed: tuple[Served, str]) -> None:
@@ -81,8 +81,10 @@ async def test_every_route_wants_a_scope(keyed: tuple[Served, str]) -> None:
         needed = "read" if method in {"GET", "HEAD"} else "write"
         if path.startswith("/v1/organization/"):
             needed = "usage" if re.search("/(usage|costs)", path) else "admin"
-        if path.startswith("/v1/webhook_"):
+        if path.startswith("/v1/webhook_") or path == "/metrics":
             needed = "admin"
+        if "/events" in path and not path.startswith("/api/"):
+            needed = "events:read" if method in {"GET", "HEAD"} else "events:write"
         secret = await key_of(served, scopes=EVERYTHING - {needed})
         reply = await served.http.request(method, url_of(path), headers=bearing(secret), json={})
         assert (reply.status_code, code_of(reply)) == (403, "insufficient_permissions"), (method, path)

@@ -127,13 +127,15 @@ def test_what_a_new_input_does_to_a_run_that_waits(careful: Program) -> None:
 
 def test_what_is_too_old_is_deleted(program: Program) -> None:
     run_id = program.call("run", "demo", ASK, "--stream", "--json").json_lines[-1]["run_id"]
-    now = {"APP_JOURNAL_KEEP_DELTAS_D": "0", "APP_JOURNAL_KEEP_STEPS_D": "0"}
+    now = {f"APP_JOURNAL_KEEP_{rows}_D": "0" for rows in ("DELTAS", "STEPS", "COMPLETIONS")}
     kept = program.call("db", "prune", "--json").json
-    assert kept == {"dry_run": False, "delta_rows": 0, "event_rows": 0, "step_rows": 0}
+    tables = ("delta", "event", "step", "completion", "conversation")
+    assert kept == {"dry_run": False, **{f"{table}_rows": 0 for table in tables}}
     counted = program.call("db", "prune", "--dry-run", "--json", **now).json
-    assert counted["step_rows"] == 3
+    assert (counted["step_rows"], counted["completion_rows"]) == (3, 1)
     assert program.call("db", "prune", "--dry-run", **now).out.startswith("would delete rows: ")
     deleted = program.call("db", "prune", "--json", **now).json
     assert deleted == {**counted, "dry_run": False}
-    assert program.call("db", "prune", **now).out == "deleted rows: 0 of deltas, 0 of events, 0 of steps\n"
+    again = program.call("db", "prune", **now).out
+    assert again.startswith("deleted rows: 0 of deltas, 0 of events, 0 of steps, 0 of completion events, 0 of conv")
     assert program.call("runs", "show", run_id, "--json").json["result"]["status"] == "completed"

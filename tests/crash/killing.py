@@ -27,8 +27,8 @@ class Victims:
         self._report = folder / "report.json"
         self.calls = CallFile(folder / "calls")
 
-    async def run(self, name: str, point: int, *, stream: bool) -> dict[str, Any]:
-        """Run the scenario in a new process and kill it at a point; -1: at none."""
+    async def run(self, name: str, point: int, *, stream: bool, asking: bool = False) -> dict[str, Any]:
+        """Run the scenario in a new process and kill it at a point; -1: at none. `asking`: until it waits."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         asked = {
@@ -36,6 +36,7 @@ class Victims:
             "name": name,
             "point": point,
             "stream": stream,
+            "asking": asking,
             "calls": str(self.calls.path),
             "report": str(self._report),
         }

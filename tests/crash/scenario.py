@@ -93,8 +93,11 @@ class CountedModel(Model):
         return [function_call(tool, {"name": name}, call_id=f"{name}.{tool}") for tool in wanted]
 
 
-def build_agent(file: CallFile, pause_s: float = 0) -> Agent[Any]:
-    """The agent of the scenario: a tool for every policy, all of which note their calls in the file."""
+def build_agent(file: CallFile, pause_s: float = 0, *, asking: bool = False) -> Agent[Any]:
+    """The agent of the scenario: a tool for every policy, all of which note their calls in the file.
+
+    `asking`: its first `send` waits for a person.
+    """
 
     async def call(tool: str, name: str) -> str:
         current = current_tool_call()
@@ -113,6 +116,8 @@ def build_agent(file: CallFile, pause_s: float = 0) -> Agent[Any]:
         return tool_policy(policy)(counted)
 
     tools = [tool(kind, policy) for kind, policy in POLICIES.items()]
+    if asking:
+        tools[list(POLICIES).index("send")].needs_approval = True
     model = CountedModel(file, pause_s)
     closer = Agent(name="closer", model=model, tools=tools)
     return Agent(name="scribe", model=model, tools=tools, handoffs=[closer])

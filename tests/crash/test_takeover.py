@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agents import Agent
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -98,22 +97,11 @@ async def test_a_frozen_process_that_wakes_up_writes_nothing(postgresql_url: str
     await engine.dispose()
 
 
-def with_approval(calls: CallFile) -> Agent[Any]:
-    """The agent of the scenario, but its first `send` waits for a person."""
-    agent = build_agent(calls)
-    for number, tool in enumerate(agent.tools):
-        if tool.name == "send":
-            asking: Any = tool
-            asking.needs_approval = True
-            agent.tools[number] = asking
-    return agent
-
-
 @asynccontextmanager
 async def process_of(url: str, calls: CallFile, **options: Any) -> AsyncIterator[tuple[AsyncEngine, Any]]:
     """A process with an engine of its own, as after a restart."""
     engine = build_engine(url)
-    async with working(engine, agent=with_approval(calls), **options) as worker:
+    async with working(engine, agent=build_agent(calls, asking=True), **options) as worker:
         yield engine, worker
     await engine.dispose()
 

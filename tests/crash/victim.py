@@ -1,8 +1,8 @@
 """A process that kills itself at a chosen point of a run.
 
 It imports everything once and then forks for every point it is asked for: a line
-`{"url", "name", "stream", "point", "calls", "report"}` on standard input gives a line `{"killed", "points"}` on
-standard output. `points` are the kinds of the points of a run that was not killed; the first point is number 1.
+`{"url", "name", "stream", "asking", "point", "calls", "report"}` on standard input gives a line `{"killed", "points"}`
+on standard output. `points` are the kinds of the points of a run that was not killed; the first point is number 1.
 """
 
 import asyncio
@@ -69,7 +69,7 @@ async def run_once(asked: dict[str, Any]) -> list[str]:
     points = Points(engine, asked["point"])
     # The lease is short for the process that takes over; renewing it would add points at random.
     journal = SqlRunJournal(engine, lease_s=LEASE_S)
-    agent = build_agent(CallFile(Path(asked["calls"])))
+    agent = build_agent(CallFile(Path(asked["calls"])), asking=asked["asking"])
     async with working(engine, journal=journal, agent=agent) as worker:
         points.armed = True
         handle = await worker.runs.start(RunRequest(CALLER, asked["name"], stream=asked["stream"]))

@@ -50,9 +50,17 @@ usage_principal_of: Final = _guard("usage")
 admin_principal_of: Final = _guard("admin")
 """Return who asks; it needs the scope `admin`."""
 
+events_writer_of: Final = _guard("events:write")
+"""Return who asks; it needs the scope `events:write`."""
+
+events_reader_of: Final = _guard("events:read")
+"""Return who asks; it needs the scope `events:read`."""
+
 Access = Annotated[Principal, Depends(principal_of)]
 UsageAccess = Annotated[Principal, Depends(usage_principal_of)]
 AdminAccess = Annotated[Principal, Depends(admin_principal_of)]
+EventsWriteAccess = Annotated[Principal, Depends(events_writer_of)]
+EventsReadAccess = Annotated[Principal, Depends(events_reader_of)]
 
 
 def missing_scope(scope: str) -> HttpError:

@@ -53,6 +53,7 @@ async def started(
                     options=asked.options,
                     stream=asked.stream,
                     idempotency_key=key,
+                    stateless=not asked.kept,
                 )
                 handles.append(await container.runs.start(request))
     except (AppError, HttpError):
@@ -117,7 +118,8 @@ async def told_batches(
 async def forgotten(container: Container, caller: Caller, handles: Sequence[RunHandle]) -> None:
     """Delete the conversations of a call that is not kept, each when its run has ended; never raises.
 
-    What was used, and that the run ended, stays. One that waits for a person is kept until somebody deletes it.
+    What was used, and that the run ended, stays. One that waits for a person is kept until it has ended; that, and
+    what this process cannot delete any more, is left to retention.
     """
     for handle in handles:
         try:

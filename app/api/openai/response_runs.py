@@ -59,6 +59,7 @@ async def started(
         options=asked.options,
         stream=asked.stream,
         idempotency_key=idempotency_key,
+        stateless=not asked.store,
     )
     fork, previous = None, None
     with wire_params():
@@ -67,7 +68,7 @@ async def started(
             request = replace(request, conversation_id=previous.conversation_id, after_run_id=previous.id)
             if not asked.store:
                 # What is not stored must not be in a conversation that stays.
-                fork = await _forked(container, caller, previous)
+                fork = await _forked(container, caller, previous, stateless=True)
                 request = replace(request, conversation_id=fork)
         elif asked.conversation_id is not None:
             await _check_not_waiting(container, caller, asked.conversation_id)
@@ -76,7 +77,7 @@ async def started(
         except RunConflict as conflict:
             if previous is None or conflict.reason != "not_last":
                 raise
-            fork = await _forked(container, caller, previous)
+            fork = await _forked(container, caller, previous, stateless=not asked.store)
             handle = await container.runs.start(replace(request, conversation_id=fork))
     if fork is not None and handle.conversation_id != fork:
         await container.conversations.delete(caller, fork)  # the run has one from an earlier start
@@ -108,7 +109,7 @@ async def _found(container: Container, caller: Caller, response_id: ResponseId, 
 async def forgotten(container: Container, caller: Caller, started_response: StartedResponse) -> None:
     """Delete the conversation of a response that is not to be stored, when its run has ended.
 
-    One that waits for a person is deleted after what comes next. If this process dies before, the conversation stays;
+    One that waits for a person is deleted after what comes next. If this process dies before, retention deletes it;
     the response cannot be read all the same.
     """
     result = await container.runs.result(caller, started_response.head.id.run_id)
@@ -283,6 +284,7 @@ def _approval_required() -> HttpError:
     return HttpError(400, "approval_required", message, param="input")
 
 
-async def _forked(container: Container, caller: Caller, run: Run) -> str:
+async def _forked(container: Container, caller: Caller, run: Run, *, stateless: bool) -> str:
     """Return a new conversation that holds what the run's one held when the run had ended."""
-    return (await container.conversations.fork(caller, run.conversation_id, after_run_id=run.id)).id
+    source = run.conversation_id
+    return (await container.conversations.fork(caller, source, after_run_id=run.id, stateless=stateless)).id

@@ -10,6 +10,8 @@ import secrets
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from datetime import datetime
+from functools import partial
+from itertools import takewhile
 from typing import Any, Final
 
 from app.api.errors import ErrorBody
@@ -131,7 +133,7 @@ async def _recorded(container: Container, caller: Caller, run_id: str, part: int
             async for batch in batches:
                 _take_back(early, batch.events)
                 early.extend(batch.events)
-                ready = [item for item in early if item.sequence <= batch.recorded]
+                ready = list(takewhile(partial(_is_recorded, batch.recorded), early))
                 del early[: len(ready)]
                 for piece in _until_stops(ready):
                     position = piece[-1].sequence
@@ -143,6 +145,10 @@ async def _recorded(container: Container, caller: Caller, run_id: str, part: int
         early.clear()
         if position == before:
             return  # it has ended, and has no more to tell
+
+
+def _is_recorded(last: int, item: SequencedEvent) -> bool:
+    return item.sequence <= last
 
 
 def is_whole(events: Sequence[SequencedEvent]) -> bool:

@@ -19,6 +19,8 @@ _PATHS: Final[Mapping[str, GatewayPath]] = {
     "/v1/responses": "/responses",
     "/v1/embeddings": "/embeddings",
 }
+SHORT_PATHS: Final = frozenset(_PATHS)
+"""Paths that may be answered without a route."""
 
 
 class UpstreamShortcut:

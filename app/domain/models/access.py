@@ -6,9 +6,10 @@ from typing import Literal, get_args
 
 from app.domain.models.conversations import Caller
 
-Scope = Literal["read", "write", "usage", "admin"]
+Scope = Literal["read", "write", "usage", "admin", "events:write", "events:read"]
 """`read`: look at what there is; `write`: run agents, call models, change and delete; `usage`: usage and costs;
-`admin`: keys and projects of the organization."""
+`admin`: keys and projects of the organization; `events:write`: report events from outside; `events:read`: look at what
+was recorded of all sessions."""
 
 ALL_SCOPES: frozenset[str] = frozenset(get_args(Scope))
 

@@ -114,6 +114,8 @@ class ForkPoint:
 
     after_run_id: str | None = None
     after_item_id: str | None = None
+    stateless: bool = False
+    """The copy is not to be kept when the run that it is made for has ended."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,9 @@ class RunRequest:
     after_run_id: str | None = None
     """The run whose answer this one follows. Of the same conversation it must be the last one, or the start is refused
     (`RunConflict`, reason `not_last`): the history holds more than its caller has seen. None: whatever is there."""
+    stateless: bool = False
+    """True: the new conversation is not to be kept when the run has ended; retention deletes it if nobody else does.
+    Says nothing of a conversation that is there already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,15 +291,18 @@ class RunRecord:
     rest: RunBatch
     """Steps, usage and events that no earlier transaction has written; its last event is the terminal one."""
     spans: tuple[Mapping[str, Any], ...]
-    completion: "CompletionEvent | None"
-    """None for a run that waits: it has not ended."""
+    completion: "CompletionEvent"
+    """What billing, analytics and audit are told: how the run ended, or which approvals it waits for."""
     title: str | None
     """A title for a conversation that has none yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompletionEvent:
-    """`session.completed` or `run.failed`: what billing, analytics and audit are told; holds no content."""
+    """`session.completed`, `run.failed` or `approval.requested`: what billing, analytics and audit are told.
+
+    Content is under `content` in the payload, and only a request for approval has any.
+    """
 
     id: str
     """UUID version 7; stable over every delivery."""
@@ -309,7 +315,7 @@ class CompletionEvent:
     run_id: str
     outcome: Literal["success", "error", "timeout", "user_terminated"]
     payload: Mapping[str, Any]
-    """Usage, cost, timings, message count and metadata, apart from content."""
+    """Usage, cost, timings, message count and metadata, or the requests that the run waits for."""
     created_at: datetime
 
 
@@ -338,6 +344,8 @@ class NewRun:
     request_hash: str | None = None
     """A digest of the request; not None exactly when there is an idempotency key."""
     after_run_id: str | None = None
+    """See `RunRequest`."""
+    stateless: bool = False
     """See `RunRequest`."""
 
 
@@ -371,22 +379,3 @@ class RunSummary:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class Expiry:
-    """From which moment on rows of finished runs are old enough to be deleted; None: never."""
-
-    deltas_before: datetime | None
-    """Streamed deltas; whole messages and all other events stay."""
-    journal_before: datetime | None
-    """Steps, and all events but the last one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pruned:
-    """What was deleted, or would be."""
-
-    delta_rows: int
-    event_rows: int
-    step_rows: int

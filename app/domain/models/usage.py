@@ -84,7 +84,7 @@ class UsageGroup:
     """Usage summed over one value of a grouping."""
 
     key: str | None
-    """The value: a model, an agent, a user, an organization, or a day as `YYYY-MM-DD` (UTC); None for no user."""
+    """The value: a model, an agent, a user, an organization, or a day as `YYYY-MM-DD` (UTC); None: of none."""
     tokens: TokenUsage
     cost_usd: Decimal | None
     """The sum over priced calls; None when none of them had a price."""

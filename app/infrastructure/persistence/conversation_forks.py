@@ -68,7 +68,7 @@ class ConversationForks(ConversationPart):
                 cut = await _cut_behind_item(connection, source, point.after_item_id)
             else:
                 cut = _Cut(None, source.message_count, source.last_agent)
-            return await _copy(connection, source, cut)
+            return await _copy(connection, source, cut, stateless=point.stateless)
 
     async def is_last_run(self, caller: Caller, conversation_id: str, run_id: str) -> bool:
         """Tell whether a run is its conversation's last one and has ended; see the port."""
@@ -150,7 +150,7 @@ def _split_calls(segment: Sequence[ItemRow], following: Sequence[ItemRow]) -> se
     }
 
 
-async def _copy(connection: AsyncConnection, source: Conversation, cut: _Cut) -> Conversation:
+async def _copy(connection: AsyncConnection, source: Conversation, cut: _Cut, *, stateless: bool) -> Conversation:
     new_id = new_conversation_id()
     now = datetime.now(UTC)
     session_id = session_key(source.organization_id, new_id)
@@ -164,6 +164,7 @@ async def _copy(connection: AsyncConnection, source: Conversation, cut: _Cut) ->
         "title": source.title,
         "metadata": dict(source.metadata),
         "kind": "chat",
+        "stateless": True if stateless else None,
         "provider": source.provider,
         "sdk_session_id": session_id,
         "run_count": 0,

@@ -80,6 +80,7 @@ class RunStarts(JournalPart):
                 "agent": new.agent or new.default_agent,
                 "metadata": {},
                 "kind": "chat",
+                "stateless": True if new.stateless else None,
                 "provider": new.provider,
                 "provider_conversation_id": new.provider_conversation_id,
                 "sdk_session_id": session_key(new.caller.organization_id, reference),

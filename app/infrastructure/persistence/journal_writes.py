@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, A
 
 from app.domain.errors import LeaseLost
 from app.domain.models.conversations import Item
-from app.domain.models.runs import CancelReason, Run, RunBatch, RunRecord
+from app.domain.models.runs import CancelReason, Run, RunBatch, RunRecord, RunStatus
 from app.infrastructure.persistence import journal_sql, json_text, run_rows
 from app.infrastructure.persistence.batches import (
     Rows,
@@ -154,7 +154,9 @@ class RunWrites(JournalPart):
         with suppress(_AlreadyRecorded):
             async with writing(self._engine) as connection:
                 asked = await self._let_go(connection, journal_sql.PARK, run, record.rest, values)
-                await insert_rows(connection, {run_approvals: run_rows.approval_rows(record, now, expires_at)})
+                told = [run_rows.completion_row(record.completion)] if asked is None else []
+                requests = run_rows.approval_rows(record, now, expires_at)
+                await insert_rows(connection, {run_approvals: requests, completion_events: told})
                 await notify(connection, run.id, QUEUE)
             return asked
         return None
@@ -176,7 +178,7 @@ class RunWrites(JournalPart):
             await self._finish(run, record)
 
     async def _finish(self, run: Run, record: RunRecord) -> None:
-        if record.completion is None:
+        if record.result.status is RunStatus.WAITING:
             raise ValueError("a run that waits has not ended: park it")
         now = record.result.timings.finished_at
         async with writing(self._engine) as connection:

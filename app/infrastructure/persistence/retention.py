@@ -1,4 +1,4 @@
-"""Deletes what is no longer wanted of finished runs, a little at a time."""
+"""Deletes what is no longer wanted, a little at a time: of finished runs, of delivered events."""
 
 from datetime import datetime
 from typing import Any, Final
@@ -6,8 +6,10 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Select, Table, and_, delete, func, not_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.domain.models.runs import Expiry, Pruned
+from app.domain.models.retention import Expiry, Pruned
 from app.infrastructure.persistence.engine import reading, writing
+from app.infrastructure.persistence.outbox import SqlOutbox
+from app.infrastructure.persistence.stateless import forget_stateless
 from app.infrastructure.persistence.tables import run_events, run_steps, runs
 
 _MOST_ROWS: Final = 1000
@@ -37,7 +39,13 @@ class SqlRunRetention:
             old = _old_rows(run_events, expiry.journal_before, run_events.c.sequence < runs.c.last_sequence, *told)
             events = await self._delete(run_events, old, batch_rows, dry_run)
             steps = await self._delete(run_steps, _old_rows(run_steps, expiry.journal_before), batch_rows, dry_run)
-        return Pruned(deltas, events, steps)
+        completions = forgotten = 0
+        if expiry.stateless_before is not None:
+            forgotten = await forget_stateless(self._engine, expiry.stateless_before, batch_rows, dry_run=dry_run)
+        if expiry.completions_before is not None:
+            outbox = SqlOutbox(self._engine)
+            completions = await outbox.purge(expiry.completions_before, None, batch_rows=batch_rows, dry_run=dry_run)
+        return Pruned(deltas, events, steps, completions, forgotten)
 
     async def _delete(self, table: Table, old: Select[Any], batch_rows: int, dry_run: bool) -> int:
         if dry_run:

@@ -119,6 +119,8 @@ conversations = Table(
     _timestamp("created_at"),
     _timestamp("updated_at"),
     Column("thread_key", String(64)),
+    # True: nothing of it is to be kept when its run has ended; null: it is kept.
+    Column("stateless", Boolean),
     UniqueConstraint("sdk_session_id"),
     Index(None, "organization_id", "user_id", "id"),
     Index(
@@ -127,6 +129,12 @@ conversations = Table(
         unique=True,
         sqlite_where=text("thread_key IS NOT NULL"),
         postgresql_where=text("thread_key IS NOT NULL"),
+    ),
+    Index(
+        "ix_agent_conversations_stateless",
+        "created_at",
+        sqlite_where=text("stateless IS NOT NULL"),
+        postgresql_where=text("stateless IS NOT NULL"),
     ),
 )
 
@@ -352,7 +360,15 @@ completion_events = Table(
     Column("source", String(64)),
     # Given after the commit, so that a reader who has seen one has seen all smaller ones; null: not yet.
     Column("position", BigInteger),
-    UniqueConstraint("run_id", "type"),
+    # A run ends once, and may wait for a person many times.
+    Index(
+        "uq_completion_events_run_end",
+        "run_id",
+        "type",
+        unique=True,
+        sqlite_where=text("type != 'approval.requested'"),
+        postgresql_where=text("type != 'approval.requested'"),
+    ),
     Index(None, "organization_id", "created_at"),
     Index(None, "position", unique=True),
     Index(None, "organization_id", "position"),

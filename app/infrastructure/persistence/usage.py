@@ -157,7 +157,7 @@ def _key(by: UsageGrouping, dialect: str) -> ColumnElement[Any]:
         case "model":
             return run_usage.c.model
         case "agent":
-            return run_usage.c.agent
+            return func.nullif(run_usage.c.agent, literal_column("''"))  # a call that belongs to no run has none
         case "user":
             return run_usage.c.user_id
         case "organization":

@@ -269,6 +269,34 @@ async def test_not_stored(serve: Serve) -> None:
     assert conversation
 
 
+async def test_what_is_not_stored_is_marked_so_that_it_goes_even_if_this_process_dies(serve: Serve) -> None:
+    gate = Gate()
+    steps = [says("One."), *(calls("wait_at_gate", call_id=f"c{n}") for n in range(4)), *([says("done")] * 4)]
+    served = await serve(scripted(*steps, tools=[function_tool(gate.wait_at_gate)]))
+    client = client_of(served)
+    first = await client.responses.create(model="helper", input="a")
+    (kept,) = conversations(served)
+    chat: Any = {"model": "helper", "messages": [{"role": "user", "content": "hi"}]}
+    asked = [
+        client.responses.create(model="helper", input="b", store=False),
+        client.responses.create(model="helper", input="c", store=False, previous_response_id=first.id),
+        client.chat.completions.create(**chat),
+        client.chat.completions.create(**chat, store=True),
+    ]
+    going = [asyncio.ensure_future(one) for one in asked]
+    async with asyncio.timeout(10):
+        while len(served.rows("SELECT id FROM agent_runs WHERE status = 'running'")) < 4:
+            await asyncio.sleep(0.005)
+        marked = served.rows("SELECT id FROM agent_conversations WHERE stateless IS NOT NULL")
+        assert len(conversations(served)) == 5
+        assert len(marked) == 3
+        assert kept not in [row["id"] for row in marked]
+        gate.open.set()
+        await asyncio.gather(*going)
+        while len(conversations(served)) > 2:
+            await asyncio.sleep(0.005)
+
+
 async def test_not_stored_in_a_conversation_that_stays(serve: Serve) -> None:
     served = await serve(scripted(says("One."), says("Two.")))
     client = client_of(served)

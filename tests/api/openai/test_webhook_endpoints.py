@@ -1,6 +1,7 @@
 """Webhook endpoints by the official client's own verbs, and deliveries to a real receiver."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,27 @@ import pytest
 from openai import AsyncOpenAI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app import bootstrap
-from app.completions import CompletionOptions
-from app.services.delivery_rounds import DeliveryTimes
-from tests.api.serving import Served, says, scripted, serving, settings_of
+from tests.api.openai.response_clients import wipe
+from tests.api.serving import Served, calls, says, scripted, serving, settings_of
 from tests.unit.infrastructure.completions.test_destinations import receiver
+
+
+def agents() -> list[Any]:
+    """One that answers, one that asks before it acts, one that has nothing to say."""
+    asks = calls("wipe", '{"disk": "my disk"}', "call_w")
+    return [
+        scripted(says("hello")),
+        scripted(asks, says("Wiped."), name="keeper", tools=[wipe]),
+        scripted(name="mute"),
+    ]
 
 
 @pytest.fixture
 async def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
-    options = CompletionOptions(allow_private_webhooks=True, times=DeliveryTimes(poll_s=0.02, endpoints_s=0.02))
-    monkeypatch.setattr(bootstrap, "CompletionOptions", lambda: options)
-    async with serving(settings_of(f"sqlite:///{tmp_path}/hooks.db"), agents=[scripted(says("hello"))]) as running:
+    told = {"ALLOW_PRIVATE_WEBHOOKS": "true", "POLL_S": "0.02", "ENDPOINTS_S": "0.02"}
+    for name, value in told.items():
+        monkeypatch.setenv(f"APP_DELIVERY_{name}", value)
+    async with serving(settings_of(f"sqlite:///{tmp_path}/hooks.db"), agents=agents()) as running:
         yield running
 
 
@@ -86,6 +96,40 @@ async def test_a_run_is_delivered_tested_and_delivered_again(served: Served, cli
         assert hook.requests[2][1]["webhook-id"] == headers["webhook-id"]
         missing: httpx2.Response = await served.http.post(f"{path}/unknown/redeliver")
         assert missing.status_code == 404
+
+
+async def test_a_request_for_approval_and_a_failure_are_told_once_each(served: Served, client: AsyncOpenAI) -> None:
+    types = ["approval.requested", "run.failed", "session.completed"]
+    async with receiver() as hook, asyncio.timeout(20):
+        made = await client.webhooks.create(name="desk", url=hook.url, event_types=types)
+        asking = await client.responses.create(model="keeper", input="wipe it")
+        asked = await the_next(hook, 0)
+        request = asking.output[-1]
+        assert request.type == "mcp_approval_request"
+        assert (asked["type"], asked["data"]["run_id"]) == ("approval.requested", f"run_{asking.id[5:]}")
+        assert asked["data"]["agent"] == "keeper"
+        assert asked["data"]["tools"] == ["wipe"]
+        assert [one["id"] for one in asked["data"]["approvals"]] == ["call_w"]
+        assert "my disk" not in json.dumps(asked)  # no content for those to whom none is allowed
+        answer = {"type": "mcp_approval_response", "approval_request_id": request.id, "approve": True}
+        await client.responses.create(model="keeper", input=[answer], previous_response_id=asking.id)  # type: ignore[list-item]
+        ended = await the_next(hook, 1)
+        assert (ended["type"], ended["data"]["session_id"]) == ("session.completed", asked["data"]["session_id"])
+        failing = await client.responses.create(model="mute", input="say something")
+        assert failing.status == "failed"
+        failed = await the_next(hook, 2)
+        assert (failed["type"], failed["data"]["outcome"]["status"]) == ("run.failed", "error")
+        assert failed["data"]["outcome"]["error_code"] is not None
+        path = f"/v1/webhook_endpoints/{made.id}/deliveries"
+        listed = (await served.http.get(path)).json()["data"]
+        assert sorted(one["id"] for one in listed) == sorted([asked["id"], ended["id"], failed["id"]])
+
+
+async def the_next(hook: Any, number: int) -> dict[str, Any]:
+    """Wait for a request and return its body."""
+    while len(hook.requests) <= number:
+        await asyncio.sleep(0.01)
+    return json.loads(hook.requests[number][0])
 
 
 async def test_what_cannot_be_reached_is_said(served: Served, client: AsyncOpenAI) -> None:

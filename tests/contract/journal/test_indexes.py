@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.domain.models.runs import Expiry, RunStatus
+from app.domain.models.retention import Expiry
+from app.domain.models.runs import RunStatus
 from app.infrastructure.persistence.journal import SqlRunJournal
 from app.infrastructure.persistence.retention import SqlRunRetention
 from tests.contract.journal.factory import CALLER, NOW, new_run

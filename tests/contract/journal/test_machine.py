@@ -254,6 +254,8 @@ class Journal(RuleBasedStateMachine):
             if known.cancel is not None:
                 known.free_it()
                 known.owner = owner  # it closes the run itself, if it lives
+            else:
+                self.completions += 1  # the request for approval
             self.do(self.journal.park(run, record, 3600))
 
     @rule(run=held, approve=st.booleans(), count=st.integers(1, 3))

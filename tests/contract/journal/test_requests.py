@@ -1,8 +1,11 @@
 """What others ask of a run: its end, and decisions on its tool calls."""
 
 import asyncio
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
+from sqlalchemy import event, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.domain.errors import InvalidInput, LeaseLost, RunConflict, RunNotFound
@@ -11,6 +14,7 @@ from app.domain.models.conversations import Caller
 from app.domain.models.events import RunWaiting
 from app.domain.models.runs import RunBatch, RunStatus
 from app.infrastructure.persistence.journal import SqlRunJournal
+from app.infrastructure.persistence.tables import completion_events
 from tests.contract.journal.factory import (
     CALLER,
     batch,
@@ -35,6 +39,13 @@ OTHERS = [Caller("other", "ada"), Caller("other"), Caller("acme", "bob")]
 
 async def states(journal: SqlRunJournal, run_id: str) -> list[str]:
     return [approval.state for approval in await journal.approvals(CALLER, run_id)]
+
+
+async def told_of(engine: AsyncEngine, run_id: str) -> Sequence[Any]:
+    """What billing, analytics and audit are told of a run, in order."""
+    async with engine.connect() as connection:
+        asked = select(completion_events).where(completion_events.c.run_id == run_id)
+        return (await connection.execute(asked.order_by(completion_events.c.created_at))).all()
 
 
 async def test_a_parked_run_waits_for_its_approvals(journal: SqlRunJournal, engine: AsyncEngine) -> None:
@@ -62,7 +73,13 @@ async def test_a_parked_run_waits_for_its_approvals(journal: SqlRunJournal, engi
     with pytest.raises(LeaseLost):
         await journal.finish(run, end_of(run, 4))
     rows = await count_rows(engine)
-    assert (rows["completion_events"], rows["agent_messages"]) == (0, 0)
+    assert (rows["completion_events"], rows["agent_messages"]) == (1, 0)
+    (told,) = await told_of(engine, run.id)
+    assert (told.id, told.type, told.outcome) == (record.completion.id, "approval.requested", "success")
+    assert (told.session_id, told.organization_id, told.user_id) == (run.conversation_id, "acme", "ada")
+    assert told.payload["tools"] == ["rm"]
+    assert [one["id"] for one in told.payload["approvals"]] == ["a2", "a1"]
+    assert "usage" not in told.payload  # the end of the run counts it, once
 
 
 async def test_nobody_overtakes_a_waiting_run(journal: SqlRunJournal) -> None:
@@ -245,10 +262,11 @@ async def test_a_run_that_parks_after_its_end_was_asked_for(journal: SqlRunJourn
     await journal.park(run, record, 3600)
     assert (await row_of(engine, run.id)).status == "queued"
     assert await journal.result(CALLER, run.id) is None
+    assert await told_of(engine, run.id) == []  # nobody is asked: it does not wait
     assert (await taken(journal, "you")).cancel_reason == "user"
 
 
-async def test_a_run_may_wait_several_times(journal: SqlRunJournal) -> None:
+async def test_a_run_may_wait_several_times(journal: SqlRunJournal, engine: AsyncEngine) -> None:
     run = await waiting(journal)
     await journal.decide(CALLER, run.id, [YES], "bob")
     again = (await taken(journal, "me")).run
@@ -256,5 +274,31 @@ async def test_a_run_may_wait_several_times(journal: SqlRunJournal) -> None:
     assert await states(journal, run.id) == ["approved", "pending", "pending"]
     assert await journal.decide(CALLER, run.id, [Decision("a2", approve=True)], "bob") == 1
     assert await journal.decide(CALLER, run.id, [Decision("a3", approve=True)], "bob") == 0
-    asked = (await taken(journal, "me")).approvals
-    assert [approval.request.call_id for approval in asked] == ["a1", "a2", "a3"]
+    last = await taken(journal, "me")
+    assert [approval.request.call_id for approval in last.approvals] == ["a1", "a2", "a3"]
+    await journal.finish(last.run, end_of(last.run, 2))
+    told = await told_of(engine, run.id)
+    assert [one.type for one in told] == ["approval.requested", "approval.requested", "session.completed"]
+    assert len({one.id for one in told}) == 3
+    assert [[asked["id"] for asked in one.payload["approvals"]] for one in told[:2]] == [["a1"], ["a2", "a3"]]
+
+
+@pytest.mark.parametrize("table", ["agent_run_approvals", "completion_events"])
+async def test_a_run_that_cannot_be_parked_tells_nobody(
+    journal: SqlRunJournal, engine: AsyncEngine, table: str
+) -> None:
+    run = await running(journal)
+    before = await count_rows(engine)
+
+    def broken(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if table in statement:
+            raise LookupError(table)
+
+    event.listen(engine.sync_engine, "before_cursor_execute", broken)
+    with pytest.raises(LookupError):
+        await journal.park(run, parking(run), 3600)
+    event.remove(engine.sync_engine, "before_cursor_execute", broken)
+    assert await count_rows(engine) == before
+    assert (await row_of(engine, run.id)).status == "running"
+    await journal.park(run, parking(run), 3600)
+    assert len(await told_of(engine, run.id)) == 1

@@ -9,7 +9,8 @@ from sqlalchemy import event, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.domain.models.events import RunCompleted
-from app.domain.models.runs import Expiry, Pruned, Run, RunStatus
+from app.domain.models.retention import Expiry, Pruned
+from app.domain.models.runs import Run, RunStatus
 from app.infrastructure.persistence.engine import writing
 from app.infrastructure.persistence.journal import SqlRunJournal
 from app.infrastructure.persistence.retention import SqlRunRetention

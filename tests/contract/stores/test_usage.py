@@ -103,6 +103,12 @@ async def test_groups_come_largest_first_and_no_user_is_a_group(store: SqlUsageS
     assert [group.key for group in groups] == ["large", "Small", "small", None]
 
 
+async def test_a_call_of_no_run_has_no_agent(store: SqlUsageStore, engine: AsyncEngine) -> None:
+    await insert_all(engine, run_usage, [usage_row(agent=""), usage_row(agent="helper")])
+    groups = await store.grouped("agent", organization_id="acme", since=None)
+    assert {group.key for group in groups} == {None, "helper"}
+
+
 async def test_days_are_days_in_utc_and_come_in_order(store: SqlUsageStore, engine: AsyncEngine) -> None:
     midnight = datetime(2026, 3, 1, tzinfo=UTC)
     auckland = timezone(timedelta(hours=13))

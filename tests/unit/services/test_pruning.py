@@ -4,7 +4,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.domain.errors import StorageUnavailable
-from app.domain.models.runs import Pruned
+from app.domain.models.retention import Pruned
 from app.services.retention import pruning
 
 

@@ -7,9 +7,11 @@ import pytest
 
 from app.domain.models.approvals import ApprovalRequest
 from app.domain.models.conversations import Caller
+from app.domain.models.deliveries import Scrubbing
 from app.domain.models.events import RunCancelled, RunCompleted, RunFailed, RunWaiting, SequencedEvent, TextDelta
 from app.domain.models.runs import ErrorInfo, Run, RunBatch, RunOptions, RunOutcome, RunStatus
 from app.domain.models.usage import CallUsage, Price, TokenUsage
+from app.domain.scrubbing import Scrubber
 from app.services.records import build_record, user_text
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -131,9 +133,27 @@ def test_pictures_are_named_and_titles_are_cut_at_a_word() -> None:
 
 
 def test_a_run_that_waits_has_not_ended() -> None:
-    asked = ApprovalRequest("/t:c1", "c1", "delete", "{}", "poet")
+    asked = ApprovalRequest("/t:c1", "c1", "delete", '{"file": "a secret"}', "poet")
     made = record(outcome(RunStatus.WAITING, output=None, approvals=(asked,)))
-    assert made.completion is None
+    told = made.completion
+    assert (told.type, told.outcome, told.run_id, told.session_id) == (
+        "approval.requested",
+        "success",
+        "run_1",
+        "conv_1",
+    )
+    assert told.payload["tools"] == ["delete"]
+    assert told.payload["approvals"] == [
+        {"id": "c1", "step": "/t:c1", "tool": "delete", "agent": "poet", "scope": ""},
+    ]
+    assert told.payload["metadata"] == {"ticket": 7}
     assert made.result.approvals == (asked,)
     assert isinstance(made.rest.events[-1].event, RunWaiting)
     assert made.rest.events[-1].event.approvals == 1
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_what_a_tool_would_be_called_with_leaves_where_content_may(allowed: bool) -> None:
+    asked = ApprovalRequest("/t:c1", "c1", "delete", '{"file": "a secret"}', "poet")
+    payload = record(outcome(RunStatus.WAITING, output=None, approvals=(asked,))).completion.payload
+    assert ("a secret" in str(Scrubber(Scrubbing(content=allowed)).scrub(payload))) is allowed

@@ -43,6 +43,8 @@ from app.infrastructure.providers.openai.model_calls import ModelCall
 from app.infrastructure.providers.openai.recording import MAX_NAME_CHARS
 
 _MAX_KNOWN_MODELS = 256
+_FOR_READERS = (".delta", ".output_item.added")
+"""Ends of the types of stream events that readers may need at once."""
 
 
 class JournalModel(Model):
@@ -223,7 +225,7 @@ async def _drained(stream: AsyncIterator[TResponseStreamEvent], call: ModelCall)
     async with closing(stream) as events:
         async for event in events:
             kind = event.type
-            if kind.endswith(".delta"):
+            if kind.endswith(_FOR_READERS):
                 call.tell(event)
             elif isinstance(event, ResponseOutputItemDoneEvent):
                 finished_items.append(event.item)
@@ -249,7 +251,7 @@ async def _told(
     try:
         async for original in events:
             event = original if ids is None else ids.unique_event(original)
-            if event.type.endswith(".delta"):
+            if event.type.endswith(_FOR_READERS):
                 call.tell(event)
             elif isinstance(event, ResponseOutputItemDoneEvent):
                 finished_items.append(event.item)

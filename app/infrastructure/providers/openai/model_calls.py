@@ -94,7 +94,7 @@ class ModelCall:
             delta = delta_of(event, self.active.scope)
             if delta is None:
                 return
-            if self.first_token_ms is None:
+            if self.first_token_ms is None and delta.delta:
                 self.first_token_ms = self._elapsed_ms()
                 self.active.recording.saw_token()
             self.partial.append(delta.delta)

@@ -19,10 +19,19 @@ _DELTAS: Final[dict[str, type[Delta]]] = {
 
 
 def delta_of(event: TResponseStreamEvent, scope: str) -> Delta | None:
-    """Return our delta for a stream event of the model; None when the event is no delta a reader needs."""
+    """Return our delta for a stream event of the model; None when the event is no delta a reader needs.
+
+    Reasoning that begins is an empty delta: what follows may be an answer, before any of the reasoning is told.
+    """
     kind = _DELTAS.get(event.type)
     if kind is None:
-        return None
+        return _begun(event, scope)
     # Every event type in the table has these two; the SDK's union cannot say so.
     delta: Any = event
     return kind(delta.delta, delta.item_id, scope)
+
+
+def _begun(event: TResponseStreamEvent, scope: str) -> Delta | None:
+    if event.type != "response.output_item.added" or event.item.type != "reasoning":
+        return None
+    return ReasoningDelta("", event.item.id, scope)

@@ -5,12 +5,18 @@ from typing import Any
 
 import pytest
 from agents import ModelBehaviorError, ModelSettings
-from openai.types.responses import ResponseCreatedEvent, ResponseFunctionCallArgumentsDeltaEvent
+from openai.types.responses import (
+    ResponseCreatedEvent,
+    ResponseFunctionCallArgumentsDeltaEvent,
+    ResponseOutputItemAddedEvent,
+    ResponseOutputMessage,
+    ResponseReasoningItem,
+)
 from openai.types.responses.response_text_delta_event import ResponseTextDeltaEvent
 from pydantic import BaseModel
 
 from app.domain.errors import InvalidInput
-from app.domain.models.events import TextDelta, ToolArgumentsDelta
+from app.domain.models.events import ReasoningDelta, TextDelta, ToolArgumentsDelta
 from app.infrastructure.providers.openai import wire_json
 from app.infrastructure.providers.openai.output_types import JsonSchemaOutput, is_schema, json_output, text_output
 from app.infrastructure.providers.openai.recording import RunRecording, never_failing, short, traceback_of
@@ -63,6 +69,18 @@ def test_deltas() -> None:
     assert delta_of(arguments, "") == ToolArgumentsDelta("{", "fc_1")
     other = ResponseCreatedEvent.model_construct(type="response.created")
     assert delta_of(other, "") is None
+
+
+def test_reasoning_is_told_when_it_begins() -> None:
+    begun = ResponseOutputItemAddedEvent(
+        item=ResponseReasoningItem(id="rs_1", summary=[], type="reasoning"),
+        output_index=0,
+        sequence_number=1,
+        type="response.output_item.added",
+    )
+    assert delta_of(begun, "/t:1") == ReasoningDelta("", "rs_1", "/t:1")
+    answer = ResponseOutputMessage(id="msg_1", content=[], role="assistant", status="in_progress", type="message")
+    assert delta_of(begun.model_copy(update={"item": answer}), "") is None
 
 
 def test_steps_are_paths() -> None:
