@@ -28,8 +28,8 @@ class RunFeed:
         self._first = last_sequence
         self._events: list[SequencedEvent] = []
         self._recorded = last_sequence
-        self._waiters: list[asyncio.Future[None]] = []
-        self._planned: asyncio.TimerHandle | None = None
+        self._readers = _Waiters()
+        self._record_readers = _Waiters()
         self._error: AppError | None = None
         self._done = asyncio.Event()
 
@@ -55,8 +55,7 @@ class RunFeed:
     def publish(self, event: RunEvent) -> None:
         """Give the event the next number and wake the readers."""
         self._events.append(SequencedEvent(self._before + len(self._events) + 1, event))
-        if self._waiters:
-            self._changed_now()
+        self._readers.changed()
 
     def since(self, sequence: int) -> Sequence[SequencedEvent]:
         """Return the events after a number that has not been dropped yet."""
@@ -71,21 +70,19 @@ class RunFeed:
         if surplus >= KEPT_EVENTS:
             del self._events[:surplus]
             self._before += surplus
-        if self._waiters:
-            self._changed_now()
+        self._readers.changed()
+        self._record_readers.changed()
 
     def close(self, last: SequencedEvent) -> None:
         """End the feed with the event that the last transaction has recorded."""
         self._events.append(last)
         self._recorded = last.sequence
-        self._done.set()
-        self._wake()
+        self._end()
 
     def fail(self, error: AppError) -> None:
         """End the feed without a last event: this process does not go on with the run."""
         self._error = error
-        self._done.set()
-        self._wake()
+        self._end()
 
     async def wait(self) -> None:
         """Return when the execution has ended here.
@@ -97,20 +94,26 @@ class RunFeed:
         if self._error is not None:
             raise self._error
 
-    async def read(self, after: int = 0) -> AsyncGenerator[EventBatch]:
+    async def read(self, after: int = 0, *, recorded_only: bool = False) -> AsyncGenerator[EventBatch]:
         """Yield the events with a number above `after`, as they come; leaving early stops nothing.
 
-        It ends after the last event, or when the reader has fallen behind what is kept.
+        `recorded_only`: each of them when it is on disk, and not before; such a reader sleeps while deltas are only
+        told, and what it was told is never void. It ends after the last event, or when the reader has fallen behind
+        what is kept.
 
         Raises:
             AppError: what `fail` was given, after the events before it.
         """
-        # A reader that is ahead was told events of a lost attempt: what replaces them begins where this one does.
-        position = after if after <= self.last_sequence else max(self._first, self._before)
+        position = after
+        if after > self.last_sequence and not recorded_only:
+            # A reader that is ahead was told events of a lost attempt: what replaces them begins where this one does.
+            position = max(self._first, self._before)
+        waiters = self._record_readers if recorded_only else self._readers
         told = -1
         while self.holds(position):
-            events = self._events[position - self._before :]
-            if events or told < min(position, self._recorded):
+            last = self._recorded if recorded_only else self.last_sequence
+            events = self._events[position - self._before : last - self._before]
+            if events or (told < min(position, self._recorded) and not recorded_only):
                 position += len(events)
                 told = self._recorded
                 yield EventBatch(events, told)
@@ -121,25 +124,41 @@ class RunFeed:
                     raise self._error
                 return
             else:
-                await self._changed()
+                await waiters.wait()
 
-    def _changed_now(self) -> None:
-        if len(self._waiters) <= FEW_READERS:
-            self._wake()
+    def _end(self) -> None:
+        self._done.set()
+        self._readers.wake()
+        self._record_readers.wake()
+
+
+class _Waiters:
+    """Readers that have read all there is for them."""
+
+    def __init__(self) -> None:
+        self._waiting: list[asyncio.Future[None]] = []
+        self._planned: asyncio.TimerHandle | None = None
+
+    def changed(self) -> None:
+        """Wake them, at once or, where they are many, together in a moment."""
+        if not self._waiting:
+            return
+        if len(self._waiting) <= FEW_READERS:
+            self.wake()
         elif self._planned is None:
-            delay_s = len(self._waiters) * WAKE_S_PER_READER
-            self._planned = asyncio.get_running_loop().call_later(delay_s, self._wake)
+            delay_s = len(self._waiting) * WAKE_S_PER_READER
+            self._planned = asyncio.get_running_loop().call_later(delay_s, self.wake)
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
         if self._planned is not None:
             self._planned.cancel()
             self._planned = None
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
             if not waiter.done():
                 waiter.set_result(None)
 
-    async def _changed(self) -> None:
+    async def wait(self) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
+        self._waiting.append(waiter)
         await waiter

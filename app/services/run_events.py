@@ -39,10 +39,11 @@ class RunReader:
         self._live = live
         self._position = 0
 
-    async def read(self, after: int = 0) -> AsyncGenerator[EventBatch]:
+    async def read(self, after: int = 0, *, recorded_only: bool = False) -> AsyncGenerator[EventBatch]:
         """Yield the events with a number above `after` until the run ends or waits for a person.
 
-        A reader that begins after `RunWaiting` waits with the run. Leaving early stops nothing.
+        `recorded_only`: each of them when it is on disk, and not before. A reader that begins after `RunWaiting`
+        waits with the run. Leaving early stops nothing.
 
         Raises:
             RunNotFound: the run does not exist for this tenant.
@@ -54,7 +55,7 @@ class RunReader:
             feed = self._live(self._caller, self._run_id)
             if feed is not None and not feed.done and feed.holds(self._position):
                 ended = False
-                async with aclosing(self._follow(feed)) as batches:
+                async with aclosing(self._follow(feed, recorded_only=recorded_only)) as batches:
                     async for batch in batches:
                         ended = _stops(batch)
                         yield batch
@@ -79,9 +80,9 @@ class RunReader:
                 return
             await self._wakeups.wait(self._run_id, LOG_POLL_S)
 
-    async def _follow(self, feed: RunFeed) -> AsyncGenerator[EventBatch]:
+    async def _follow(self, feed: RunFeed, *, recorded_only: bool) -> AsyncGenerator[EventBatch]:
         try:
-            async with aclosing(feed.read(self._position)) as batches:
+            async with aclosing(feed.read(self._position, recorded_only=recorded_only)) as batches:
                 async for batch in batches:
                     if batch.events:
                         self._position = batch.events[-1].sequence

@@ -149,13 +149,16 @@ class RunService:
         handle = await self.start(request)
         return await handle.result()
 
-    def events(self, caller: Caller, run_id: str, after: int = 0) -> AsyncGenerator[EventBatch]:
+    def events(
+        self, caller: Caller, run_id: str, after: int = 0, *, recorded_only: bool = False
+    ) -> AsyncGenerator[EventBatch]:
         """Yield a run's events with a number above `after`, until it ends or waits for a person.
 
         They come live from this process or from the log, whoever executes the run, and go on when it moves.
+        `recorded_only`: each of them when it is on disk, and not before, so that its number never changes.
         """
         reader = RunReader(caller, run_id, journal=self._journal, wakeups=self._wakeups, live=self._executions.live)
-        return reader.read(after)
+        return reader.read(after, recorded_only=recorded_only)
 
     def is_live(self, caller: Caller, run_id: str, after: int = 0) -> bool:
         """Tell whether the events of a run above `after` come from this process, without a look into the log."""

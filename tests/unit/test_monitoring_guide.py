@@ -21,6 +21,13 @@ NAMES = [
     *("SCRHighLatency", "SCRRoutingFailures", "SCRServiceDown"),
     *("timestamp", "level", "component", "message", "event_id", "session_id", "latency_ms"),
     *("/metrics", "/health"),
+    *(f"SCR_{name}" for name in ("API_KEY", "ENDPOINT", "TIMEOUT_MS", "ENABLED", "BATCH_SIZE", "FLUSH_INTERVAL_MS")),
+    *("SCR_ASYNC_ROUTING", "VITE_SCR_API_KEY", "VITE_SCR_ENDPOINT"),
+    *(f"capture.{name}" for name in ("enabled", "batch_size", "flush_interval_ms", "buffer_max_size")),
+    *(f"destinations[].{name}" for name in ("name", "transform", "retry_attempts", "timeout_ms", "sampling_rate")),
+    *("endpoint", "destinations[].retention_days"),
+    *(f"monitoring.{name}" for name in ("metrics_port", "health_check_port", "log_level")),
+    *("scaling.replicas", "scaling.partitioning_key", "optimization.async_mode", "optimization.compression"),
 ]
 
 

@@ -50,6 +50,8 @@ _EVENTS: Final[Mapping[str, _PartEvents]] = {
 @dataclass(slots=True)
 class _Part:
     kind: str
+    delta: Mapping[str, Any]
+    """What all its deltas say."""
     texts: list[str] = field(default_factory=list[str])
 
     def so_far(self) -> dict[str, Any]:
@@ -90,19 +92,19 @@ def added(item: OpenItem, first: dict[str, Any]) -> WireEvent:
 def delta_told(item: OpenItem, event: TextDelta | ReasoningDelta | RefusalDelta) -> list[WireEvent]:
     """Return the events of a delta: its own, and before it that of the part that it begins."""
     kind = _PART_OF_DELTA[type(event)]
-    told: list[WireEvent] = []
-    if not item.parts or item.parts[-1].kind != kind:
-        told.append(part_added(item, kind))
-    item.parts[-1].texts.append(event.delta)
-    told.append(_delta(item, len(item.parts) - 1, event.delta))
-    return told
+    begun = [] if item.parts and item.parts[-1].kind == kind else [part_added(item, kind)]
+    part = item.parts[-1]
+    part.texts.append(event.delta)
+    return [*begun, {**part.delta, "delta": event.delta}]
 
 
 def part_added(item: OpenItem, kind: str) -> WireEvent:
     """Begin a part of an item and return the event that adds it."""
-    item.parts.append(_Part(kind))
     names = _EVENTS[kind]
-    return {"type": names.added, **_place(item, len(item.parts) - 1), "part": _part(kind, "")}
+    place = _place(item, len(item.parts), kind)
+    delta = {"type": f"{names.text}.delta", **place, "delta": ""}
+    item.parts.append(_Part(kind, {**delta, "logprobs": []} if names.logprobs else delta))
+    return {"type": names.added, **place, "part": _part(kind, "")}
 
 
 def parts_done(item: OpenItem, value: Mapping[str, Any]) -> list[WireEvent]:
@@ -120,20 +122,14 @@ def parts_done(item: OpenItem, value: Mapping[str, Any]) -> list[WireEvent]:
             told.append(part_added(item, part["type"]))
             text = part[_EVENTS[part["type"]].field]
             if text and not streamed:
-                told.append(_delta(item, index, text))
+                told.append({**item.parts[index].delta, "delta": text})
         told += _part_done(item, index, part)
     return told
 
 
-def _delta(item: OpenItem, index: int, text: str) -> WireEvent:
-    names = _EVENTS[item.parts[index].kind]
-    event = {"type": f"{names.text}.delta", **_place(item, index), "delta": text}
-    return {**event, "logprobs": []} if names.logprobs else event
-
-
 def _part_done(item: OpenItem, index: int, part: dict[str, Any]) -> list[WireEvent]:
     names = _EVENTS[part["type"]]
-    place = _place(item, index)
+    place = _place(item, index, part["type"])
     text = {"type": f"{names.text}.done", **place, names.field: part[names.field]}
     if names.logprobs:
         text["logprobs"] = part["logprobs"]
@@ -149,8 +145,8 @@ def _part_done(item: OpenItem, index: int, part: dict[str, Any]) -> list[WireEve
     return [*annotations, text, {"type": names.done, **place, "part": part}]
 
 
-def _place(item: OpenItem, index: int) -> dict[str, Any]:
-    counted = _EVENTS[item.parts[index].kind].index
+def _place(item: OpenItem, index: int, kind: str) -> dict[str, Any]:
+    counted = _EVENTS[kind].index
     number = sum(_EVENTS[part.kind].index == counted for part in item.parts[:index])
     return {"item_id": item.id, "output_index": item.index, counted: number}
 

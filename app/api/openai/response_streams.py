@@ -10,8 +10,6 @@ import secrets
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from datetime import datetime
-from functools import partial
-from itertools import takewhile
 from typing import Any, Final
 
 from app.api.errors import ErrorBody
@@ -57,10 +55,14 @@ class ResponseFrames:
         """Return what a batch tells; the first one also tells that the response exists."""
         told = [] if self._begun else self._events.begin()
         self._begun = True
+        feed = self._events.feed
         for item in batch.events:
-            told += self._events.feed(item.event)
-        new = [event for event in told if event["sequence_number"] > self._after]
-        return b"".join(_frame(_padded(event) if self._padded else event) for event in new)
+            told += feed(item.event)
+        if told and told[0]["sequence_number"] <= self._after:
+            told = [event for event in told if event["sequence_number"] > self._after]
+        if self._padded:
+            told = [_padded(event) for event in told]
+        return b"".join([b"event: %b\ndata: %b\n\n" % (event["type"].encode(), encode(event)) for event in told])
 
     def error(self, body: ErrorBody) -> bytes:
         """Return an error; it has the number of the event before it, so that a client goes on behind that one."""
@@ -126,41 +128,24 @@ async def _recorded(container: Container, caller: Caller, run_id: str, part: int
     """Yield what is on disk, in batches that end with a stop or hold none, until a part of the run is over."""
     waits = part
     position = 0
-    early: list[SequencedEvent] = []
     while True:
         before = position
-        async with aclosing(container.runs.events(caller, run_id, position)) as batches:
+        async with aclosing(container.runs.events(caller, run_id, position, recorded_only=True)) as batches:
             async for batch in batches:
-                _take_back(early, batch.events)
-                early.extend(batch.events)
-                ready = list(takewhile(partial(_is_recorded, batch.recorded), early))
-                del early[: len(ready)]
-                for piece in _until_stops(ready):
+                for piece in _until_stops(batch.events):
                     position = piece[-1].sequence
                     yield EventBatch(piece, batch.recorded)
                     last = type(piece[-1].event)
                     waits -= last is RunWaiting
                     if last in TERMINAL_TYPES or not waits:
                         return
-        early.clear()
         if position == before:
             return  # it has ended, and has no more to tell
-
-
-def _is_recorded(last: int, item: SequencedEvent) -> bool:
-    return item.sequence <= last
 
 
 def is_whole(events: Sequence[SequencedEvent]) -> bool:
     """Tell whether nothing is missing from the log of a run: in time, deltas are deleted, and then all but the end."""
     return all(item.sequence == number for number, item in enumerate(events, 1))
-
-
-def _take_back(early: list[SequencedEvent], told: Sequence[SequencedEvent]) -> None:
-    """Forget early events whose numbers are given anew: the attempt that told them was lost."""
-    if told:
-        while early and early[-1].sequence >= told[0].sequence:
-            early.pop()
 
 
 def _until_stops(events: Sequence[SequencedEvent]) -> Iterator[Sequence[SequencedEvent]]:
