@@ -51,6 +51,9 @@ class ChatEnd:
 class _Step:
     """The model call that speaks now."""
 
+    key: str = ""
+    is_whole: bool = False
+    """Whether its answer is recorded; one that never is was cut, and the run has asked again."""
     message_at: int = 0
     """Where in the whole text its message begins."""
     item_id: str | None = None
@@ -97,7 +100,8 @@ class ChatAnswer:
             case RunWaiting():
                 self.end = ChatEnd(TokenUsage(), error=waits_for_approval(event.run_id, event.approvals).body)
             case RunStarted():
-                self.end = None  # it has waited, and goes on
+                self.end = None  # it has waited, or its process was lost, and goes on
+                self._drop_cut_call()
             case _ if not event.scope:
                 self._heard(event)
             case _:
@@ -113,6 +117,7 @@ class ChatAnswer:
             case ModelCallStarted():
                 self._call_started(event.step)
             case ItemDone():
+                self._step.is_whole = True
                 self._item(event.item)
             case HandoffOccurred():
                 self._own_call()
@@ -122,11 +127,21 @@ class ChatAnswer:
                 return
 
     def _call_started(self, step: str) -> None:
-        texts, refusals, calls = self._marks.setdefault(step, (len(self.texts), len(self.refusals), len(self.calls)))
+        self._drop_cut_call()
+        self._marks.setdefault(step, (len(self.texts), len(self.refusals), len(self.calls)))
+        self._drop_from(step)
+        self._step = _Step(step, message_at=self._chars)
+        self.is_firm = not self._structured
+
+    def _drop_cut_call(self) -> None:
+        """Forget what a call has said that was cut: its process was lost or has handed it back, or it failed."""
+        if self._step.key and not self._step.is_whole:
+            self._drop_from(self._step.key)
+
+    def _drop_from(self, step: str) -> None:
+        texts, refusals, calls = self._marks[step]
         del self.texts[texts:], self.refusals[refusals:], self.calls[calls:]
         self._chars = sum(map(len, self.texts))
-        self._step = _Step(self._chars)
-        self.is_firm = not self._structured
 
     def _delta(self, event: TextDelta) -> None:
         step = self._step

@@ -91,8 +91,12 @@ async def test_attempts_count_lost_owners_only(journal: SqlRunJournal, engine: A
     await expire(engine, run.id)
     lost = (await taken(journal, "me")).run
     assert (lost.fence, lost.attempts) == (3, 2)
-    record = replace(end_of(lost, 1), completion=None)
-    record = replace(record, result=replace(record.result, status=RunStatus.WAITING, approvals=(request(),)))
+    record = end_of(lost, 1)
+    assert record.completion is not None
+    asked = replace(record.completion, type="approval.requested")
+    record = replace(
+        record, completion=asked, result=replace(record.result, status=RunStatus.WAITING, approvals=(request(),))
+    )
     await journal.park(lost, record, 3600)
     await journal.decide(CALLER, run.id, [Decision("a1", approve=True)], "bob")
     decided = (await taken(journal, "you")).run
