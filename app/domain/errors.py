@@ -105,6 +105,7 @@ class RunConflict(RequestError):
 
     `reason` is `conversation_busy` (an unfinished run, and the request wants no queue), `idempotency_conflict` (the key
     was used for another request), `not_last` (the conversation has gone on since the run that was to be followed),
+    `approval_required` (it waits for a person, and nothing is to stand behind that),
     `not_waiting` or `already_decided` (an approval that is not open), `history_elsewhere` (a provider keeps the history
     that was to be changed), `run_unfinished` or `history_unknown` (a fork behind a run that has not ended, or of which
     an earlier release did not record where it ended).

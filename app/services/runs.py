@@ -119,6 +119,7 @@ class RunService:
             idempotency_key=request.idempotency_key,
             request_hash=digest,
             after_run_id=request.after_run_id,
+            behind_waiting=request.behind_waiting,
             stateless=request.stateless,
         )
         started = await self._journal.start(new, self._dispatcher.owner)

@@ -70,11 +70,13 @@ async def started(
                 # What is not stored must not be in a conversation that stays.
                 fork = await _forked(container, caller, previous, stateless=True)
                 request = replace(request, conversation_id=fork)
-        elif asked.conversation_id is not None:
-            await _check_not_waiting(container, caller, asked.conversation_id)
+        else:
+            request = replace(request, behind_waiting=False)
         try:
             handle = await container.runs.start(request)
         except RunConflict as conflict:
+            if conflict.reason == "approval_required":
+                raise _approval_required() from conflict
             if previous is None or conflict.reason != "not_last":
                 raise
             fork = await _forked(container, caller, previous, stateless=not asked.store)
@@ -268,15 +270,6 @@ async def _previous(container: Container, caller: Caller, previous: ResponseId) 
     elif previous.part != 1:
         raise response_not_found(str(previous), param)
     return response.run
-
-
-async def _check_not_waiting(container: Container, caller: Caller, conversation_id: str) -> None:
-    """Refuse an input that would stand behind a run that waits for a person, maybe for days."""
-    waiting, _ = await container.runs.list(
-        caller, statuses=[RunStatus.WAITING], conversation_id=conversation_id, limit=1
-    )
-    if waiting:
-        raise _approval_required()
 
 
 def _approval_required() -> HttpError:

@@ -88,6 +88,9 @@ class RunRequest:
     after_run_id: str | None = None
     """The run whose answer this one follows. Of the same conversation it must be the last one, or the start is refused
     (`RunConflict`, reason `not_last`): the history holds more than its caller has seen. None: whatever is there."""
+    behind_waiting: bool = True
+    """False: the start is refused (`RunConflict`, reason `approval_required`) where a run of the conversation waits for
+    a person, maybe for days."""
     stateless: bool = False
     """True: the new conversation is not to be kept when the run has ended; retention deletes it if nobody else does.
     Says nothing of a conversation that is there already."""
@@ -344,6 +347,8 @@ class NewRun:
     request_hash: str | None = None
     """A digest of the request; not None exactly when there is an idempotency key."""
     after_run_id: str | None = None
+    """See `RunRequest`."""
+    behind_waiting: bool = True
     """See `RunRequest`."""
     stateless: bool = False
     """See `RunRequest`."""

@@ -55,6 +55,12 @@ class RunStarts(JournalPart):
             return StartedRun(run, history)
 
     async def _wait_behind(self, connection: AsyncConnection, new: NewRun, run: Run) -> StartedRun:
+        if not new.behind_waiting and await _is_waiting(connection, run.conversation_id):
+            raise RunConflict(
+                "A run of this conversation waits for approvals: answer them first.",
+                reason="approval_required",
+                param="input",
+            )
         if new.on_busy == "reject":
             raise RunConflict(
                 "A run of this conversation has not ended. Wait for it, cancel it, or let this input be queued.",
@@ -179,6 +185,11 @@ class RunStarts(JournalPart):
         async with writing(self._engine) as connection:
             await connection.execute(journal_sql.HAND_BACK_QUEUED, {"holder": owner})
             await notify(connection, QUEUE)
+
+
+async def _is_waiting(connection: AsyncConnection, conversation_id: str) -> bool:
+    asked = select(runs.c.id).where(runs.c.conversation_id == conversation_id, runs.c.status == "waiting").limit(1)
+    return (await connection.execute(asked)).first() is not None
 
 
 async def _check_last(connection: AsyncConnection, new: NewRun, run: Run) -> None:

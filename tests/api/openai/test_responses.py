@@ -130,6 +130,23 @@ async def test_items_of_a_response_can_be_given_back_by_a_client_that_keeps_the_
     ]
 
 
+async def test_a_repeated_request_gives_its_response_also_while_that_waits(serve: Serve) -> None:
+    served = await serve(scripted(calls("wipe", '{"disk":"c"}'), says("Gone."), tools=[wipe]))
+    client = client_of(served)
+    conversation = (await client.conversations.create()).id
+    keyed: Any = {"conversation": conversation, "extra_headers": {"Idempotency-Key": "one"}}
+    asked = await client.responses.create(model="helper", input="wipe it", **keyed)
+    assert [item.type for item in asked.output] == ["mcp_approval_request"]
+    assert await client.responses.create(model="helper", input="wipe it", **keyed) == asked
+    for key in ("two", "three"):
+        keyed["extra_headers"] = {"Idempotency-Key": key}
+        with pytest.raises(openai.BadRequestError) as waits:
+            await client.responses.create(model="helper", input="go on", stream=key == "three", **keyed)
+        assert (waits.value.code, waits.value.param) == ("approval_required", "input")
+    answer: Any = {"type": "mcp_approval_response", "approval_request_id": asked.output[0].id, "approve": True}
+    assert (await client.responses.create(model="helper", input=[answer])).output_text == "Gone."
+
+
 async def test_an_approval_is_a_response_and_its_answer_another(serve: Serve) -> None:
     served = await serve(scripted(calls("wipe", '{"disk":"c"}'), says("Gone."), tools=[wipe]))
     client = client_of(served)

@@ -285,3 +285,22 @@ async def test_an_answer_that_is_cut_is_incomplete(serve: Serve, fake: FakeOpenA
     assert response.incomplete_details.reason == "max_output_tokens"
     assert response.max_output_tokens == 16
     assert await client.responses.retrieve(response.id) == response
+
+
+async def test_what_came_before_a_cut_is_told_plain_as_in_a_stream(serve: Serve, fake: FakeOpenAI) -> None:
+    endpoint = {"api_key": fake.api_key, "base_url": fake.base_url, "api": "responses", "max_retries": 0}
+    served = await serve(Agent(name="helper", model="gpt-4.1"), openai=endpoint)
+    client = client_of(served)
+    asked: dict[str, Any] = {"model": "helper", "input": "hi", "max_output_tokens": 16}
+    fake.script([incomplete("Half of an")])
+    plain = await client.responses.create(**asked)
+    fake.script([incomplete("Half of an")])
+    last: Any = (await streamed(client, **asked))[-1]
+    for response in (plain, last.response):
+        assert (response.status, response.output_text) == ("incomplete", "Half of an"), response
+        assert response.incomplete_details.reason == "max_output_tokens"
+        assert [(item.type, item.status) for item in response.output] == [("message", "incomplete")]
+        assert await client.responses.retrieve(response.id) == response
+    unlike = {"id", "output", "created_at"}
+    assert plain.model_dump(exclude=unlike) == last.response.model_dump(exclude=unlike)
+    assert plain.output[0].content == last.response.output[0].content

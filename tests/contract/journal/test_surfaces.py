@@ -4,12 +4,13 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.domain.errors import RunConflict, RunNotFound
 from app.domain.models.conversations import Caller
 from app.domain.models.runs import RunOptions
 from app.infrastructure.persistence.journal import SqlRunJournal
-from tests.contract.journal.factory import CALLER, new_run, record_of, running
+from tests.contract.journal.factory import CALLER, count_rows, new_run, parking, record_of, row_of, running, waiting
 
 
 async def test_a_run_is_found_as_it_was_asked_for(journal: SqlRunJournal) -> None:
@@ -73,3 +74,36 @@ async def test_in_another_conversation_a_run_follows_freely(journal: SqlRunJourn
     await journal.finish(copy, record_of(copy))
     started = await journal.start(new_run(conversation_id=copy.conversation_id, after_run_id=head.id), "me")
     assert started.run.position == 2
+
+
+async def test_nothing_stands_behind_a_waiting_run_unless_it_may(journal: SqlRunJournal, engine: AsyncEngine) -> None:
+    head = await waiting(journal)
+    thread = head.conversation_id
+    before = await count_rows(engine)
+    for on_busy in ("queue", "reject", "interrupt"):
+        refused = new_run(conversation_id=thread, behind_waiting=False, on_busy=on_busy)
+        with pytest.raises(RunConflict) as conflict:
+            await journal.start(refused, "me")
+        assert conflict.value.reason == "approval_required"
+    assert await count_rows(engine) == before
+    assert (await row_of(engine, head.id)).status == "waiting"
+    queued = await journal.start(new_run(conversation_id=thread), "me")
+    assert queued.run.position == 2  # a refused start leaves no gap
+
+
+async def test_what_waits_for_no_person_refuses_nothing(journal: SqlRunJournal) -> None:
+    head, other = await running(journal), await waiting(journal)
+    assert head.conversation_id != other.conversation_id
+    behind = await journal.start(new_run(conversation_id=head.conversation_id, behind_waiting=False), "me")
+    assert behind.history is None
+    fresh = await journal.start(new_run(behind_waiting=False), "me")
+    assert fresh.history == ()
+
+
+async def test_a_repeated_start_is_known_also_when_its_run_waits_by_now(journal: SqlRunJournal) -> None:
+    keyed = {"idempotency_key": "key 1", "request_hash": "h1", "behind_waiting": False}
+    head = await running(journal, **keyed)
+    await journal.park(head, parking(head), 3600)
+    # The repeated one has looked the key up before the first one was written.
+    again = await journal.start(new_run(conversation_id=head.conversation_id, **keyed), "you")
+    assert (again.existing, again.run.id) == (True, head.id)

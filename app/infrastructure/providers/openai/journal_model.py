@@ -19,6 +19,7 @@ from agents import (
     ModelResponse,
     ModelSettings,
     ModelTracing,
+    OpenAIResponsesModel,
     Tool,
     Usage,
 )
@@ -71,6 +72,7 @@ class JournalModel(Model):
     ) -> ModelResponse:
         """Call the model; in a streamed run the call is streamed underneath and its deltas are told as they arrive.
 
+        So is one whose answer may be cut by a limit, in any run: what came before the cut is told by its deltas.
         The SDK never sees deltas: it gets the whole response, so a streamed and a plain run are one path.
         """
         active = ACTIVE_RUN.get()
@@ -78,7 +80,7 @@ class JournalModel(Model):
             input = active.recording.prepended.before(input)  # noqa: A001 - the SDK's name
         if active is not None:
             system_instructions = active.recording.instructions_in(active.scope, system_instructions)
-        streamed = active is not None and active.recording.stream
+        streamed = active is not None and (active.recording.stream or self._may_be_cut(model_settings))
         settings = _metered(model_settings) if streamed else model_settings
         arguments = (system_instructions, input, settings, tools, output_schema, handoffs, tracing)
         state: dict[str, Any] = {
@@ -155,6 +157,10 @@ class JournalModel(Model):
     def get_retry_advice(self, request: ModelRetryAdviceRequest) -> ModelRetryAdvice | None:
         """Ask the wrapped model."""
         return self.inner.get_retry_advice(request)
+
+    def _may_be_cut(self, settings: ModelSettings) -> bool:
+        # Of a whole answer that a limit has cut, the SDK's model for Responses keeps nothing but the reason.
+        return settings.max_tokens is not None and isinstance(self.inner, OpenAIResponsesModel)
 
     async def close(self) -> None:
         """Close the wrapped model."""
