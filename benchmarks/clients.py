@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.instant_model import DELTAS, PACED_DELTAS
 
-_START_S = 30.0
+_START_S = 120.0
 _END = b"\r\n0\r\n\r\n"
 _DELTA = b'"delta":'
 

@@ -21,6 +21,8 @@ from benchmarks.systems import settings_for
 
 TARGET = 1.15
 CONNECTIONS = 4
+_PLAIN_RUNS = 32
+_STREAMED_RUNS = 12
 _HEADER = (
     "database",
     "run",
@@ -51,10 +53,10 @@ class Kind:
 async def measure(databases: list[Database], scale: Scale) -> None:
     """Print the table."""
     kinds = {
-        "plain": Kind(SERVED, 4 if scale.is_quick else 48),
-        "plain, opened by the call": Kind(SERVED, 4 if scale.is_quick else 48, is_opened_before=False),
-        f"{DELTAS} deltas, at once": Kind(AT_ONCE, 2 if scale.is_quick else scale.streams, DELTAS),
-        f"{DELTAS} deltas, pausing": Kind(PAUSING, 2 if scale.is_quick else scale.streams, DELTAS),
+        "plain": Kind(SERVED, 4 if scale.is_quick else _PLAIN_RUNS),
+        "plain, opened by the call": Kind(SERVED, 4 if scale.is_quick else _PLAIN_RUNS, is_opened_before=False),
+        f"{DELTAS} deltas, at once": Kind(AT_ONCE, 2 if scale.is_quick else _STREAMED_RUNS, DELTAS),
+        f"{DELTAS} deltas, pausing": Kind(PAUSING, 2 if scale.is_quick else _STREAMED_RUNS, DELTAS),
     }
     rows: list[list[object]] = []
     for database in databases:

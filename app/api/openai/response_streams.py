@@ -62,7 +62,7 @@ class ResponseFrames:
             told = [event for event in told if event["sequence_number"] > self._after]
         if self._padded:
             told = [_padded(event) for event in told]
-        return b"".join([b"event: %b\ndata: %b\n\n" % (event["type"].encode(), encode(event)) for event in told])
+        return b"".join([_frame(event) for event in told])
 
     def error(self, body: ErrorBody) -> bytes:
         """Return an error; it has the number of the event before it, so that a client goes on behind that one."""

@@ -16,8 +16,15 @@ def terminal(number: int) -> SequencedEvent:
     return SequencedEvent(number, RunCancelled("run", "conv", "user", "", TokenUsage(), None, 0))
 
 
-async def read(feed: RunFeed, after: int = 0) -> list[int]:
-    return [event.sequence async for batch in feed.read(after) for event in batch.events]
+async def read(feed: RunFeed, after: int = 0, *, recorded_only: bool = False) -> list[int]:
+    batches = feed.read(after, recorded_only=recorded_only)
+    return [event.sequence async for batch in batches for event in batch.events]
+
+
+async def wakings(feed: RunFeed, seen: list[list[int]], *, recorded_only: bool) -> None:
+    async for batch in feed.read(recorded_only=recorded_only):
+        numbers = [event.sequence for event in batch.events]
+        seen.append(numbers)
 
 
 async def test_every_reader_gets_every_event_whenever_it_comes() -> None:
@@ -132,3 +139,90 @@ async def test_a_reader_that_was_told_more_than_there_is_begins_where_the_attemp
     batch = await anext(reading)
     assert [one.sequence for one in batch.events] == [11]
     await reading.aclose()
+
+
+async def test_a_reader_of_the_record_is_told_nothing_early_and_sleeps_meanwhile() -> None:
+    feed = RunFeed()
+    seen: list[list[int]] = []
+    reading = asyncio.create_task(wakings(feed, seen, recorded_only=True))
+    for _ in range(50):
+        feed.publish(delta("x"))
+        await asyncio.sleep(0)
+    assert seen == []
+    feed.mark_recorded(20)
+    await asyncio.sleep(0)
+    assert seen == [list(range(1, 21))]
+    feed.mark_recorded(50)
+    await asyncio.sleep(0)
+    feed.publish(delta("y"))
+    feed.close(terminal(52))
+    await reading
+    assert seen == [list(range(1, 21)), list(range(21, 51)), [51, 52]]
+
+
+async def test_a_delta_wakes_no_reader_of_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    woken: list[int] = []
+    feed = RunFeed()
+    wake = feed._record_readers.wake
+    monkeypatch.setattr(feed._record_readers, "wake", lambda: (woken.append(feed.last_sequence), wake()))
+    reading = asyncio.create_task(read(feed, recorded_only=True))
+    await asyncio.sleep(0)
+    for _ in range(20):
+        feed.publish(delta("x"))
+        await asyncio.sleep(0)
+    assert woken == []
+    feed.mark_recorded(20)
+    assert woken == [20]
+    feed.close(terminal(21))
+    assert await reading == list(range(1, 22))
+
+
+@pytest.mark.parametrize("recorded_only", [False, True])
+async def test_what_failed_before_it_was_on_disk_reaches_no_reader_of_the_record(recorded_only: bool) -> None:
+    feed = RunFeed()
+    seen: list[list[int]] = []
+    reading = asyncio.create_task(wakings(feed, seen, recorded_only=recorded_only))
+    for text in "ab":
+        feed.publish(delta(text))
+    feed.mark_recorded(1)
+    await asyncio.sleep(0)
+    feed.fail(LeaseLost("gone"))
+    with pytest.raises(LeaseLost):
+        await reading
+    assert [number for numbers in seen for number in numbers] == ([1] if recorded_only else [1, 2])
+
+
+async def test_a_reader_of_the_record_that_is_ahead_of_this_process_is_told_nothing_twice() -> None:
+    feed = RunFeed(10)
+    feed.publish(delta("new"))
+    reading = asyncio.create_task(read(feed, after=12, recorded_only=True))
+    await asyncio.sleep(0)
+    feed.mark_recorded(11)
+    feed.publish(delta("newer"))
+    feed.mark_recorded(12)
+    feed.publish(delta("newest"))
+    feed.close(terminal(14))
+    assert await reading == [13, 14]
+
+
+async def test_many_readers_of_the_record_are_woken_together() -> None:
+    feed = RunFeed()
+    readers = [asyncio.create_task(read(feed, recorded_only=True)) for _ in range(FEW_READERS + 1)]
+    await asyncio.sleep(0)
+    for number in (1, 2):
+        feed.publish(delta("x"))
+        feed.mark_recorded(number)
+    feed.close(terminal(3))
+    assert await asyncio.gather(*readers) == [[1, 2, 3]] * len(readers)
+
+
+async def test_a_reader_of_the_record_that_is_behind_stops_too() -> None:
+    feed = RunFeed()
+    slow = feed.read(recorded_only=True)
+    feed.publish(delta("first"))
+    feed.mark_recorded(1)
+    assert len((await anext(slow)).events) == 1
+    for _ in range(2 * KEPT_EVENTS):
+        feed.publish(delta("x"))
+    feed.mark_recorded(feed.last_sequence)
+    assert [batch async for batch in slow] == []  # it goes on with the log

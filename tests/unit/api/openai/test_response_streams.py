@@ -1,5 +1,6 @@
-"""Only what is on disk is told, whatever a process has told early and taken back."""
+"""Only what is on disk is told, when it is, and a reader goes on behind any number."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from app.domain.models.events import (
 )
 from app.domain.models.runs import RunStatus
 from app.domain.models.usage import TokenUsage
+from app.services.feeds import RunFeed
 from tests.api.asgi import frames_of
 
 RUN = "run_" + "0" * 32
@@ -41,13 +43,21 @@ def batch(first: int, *events: RunEvent, recorded: int) -> EventBatch:
 class Runs:
     """A run service that knows one run."""
 
-    def __init__(self, *readings: Sequence[EventBatch]) -> None:
+    def __init__(self, *readings: Sequence[EventBatch] | RunFeed) -> None:
         self.readings = list(readings)
         self.asked: list[int] = []
 
-    async def events(self, _caller: Caller, _run_id: str, after: int) -> AsyncGenerator[EventBatch]:
+    async def events(
+        self, _caller: Caller, _run_id: str, after: int, *, recorded_only: bool
+    ) -> AsyncGenerator[EventBatch]:
+        assert recorded_only
         self.asked.append(after)
-        for told in self.readings.pop(0) if self.readings else ():
+        reading = self.readings.pop(0) if self.readings else ()
+        if isinstance(reading, RunFeed):
+            async for told in reading.read(after, recorded_only=True):
+                yield told
+            return
+        for told in reading:
             yield told
 
     async def result(self, _caller: Caller, _run_id: str) -> Any:
@@ -62,29 +72,53 @@ def events_of(part: int = 1) -> ResponseEvents:
     return ResponseEvents(ResponseHead(ResponseId(RUN, part), "helper", {}, {}, None, ()))
 
 
+def container_of(runs: Runs) -> Container:
+    return cast("Container", SimpleNamespace(runs=runs))
+
+
+async def settled() -> None:
+    """Let everything that can go on do so."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
 async def told(runs: Runs, part: int = 1) -> list[tuple[int, RunEvent]]:
-    container = cast("Container", SimpleNamespace(runs=runs))
-    batches = [read async for read in told_batches(container, CALLER, events_of(part))]
+    batches = [read async for read in told_batches(container_of(runs), CALLER, events_of(part))]
     assert batches[0] == EventBatch((), 0)
     assert all(item.sequence <= read.recorded for read in batches for item in read.events)
     return [(item.sequence, item.event) for read in batches for item in read.events]
 
 
-async def test_early_events_wait_until_they_are_on_disk() -> None:
+async def test_what_is_not_on_disk_is_not_even_asked_for() -> None:
     one, two = TextDelta("a", "m"), TextDelta("b", "m")
-    reading = [
-        batch(1, STARTED, recorded=0),
-        batch(2, one, recorded=1),
-        batch(3, recorded=2),
-        batch(3, two, ENDED, recorded=4),
-    ]
+    reading = [batch(1, STARTED, one, recorded=2), batch(3, two, ENDED, recorded=4)]
     assert await told(Runs(reading)) == [(1, STARTED), (2, one), (3, two), (4, ENDED)]
 
 
-async def test_what_was_told_early_and_lost_is_never_told() -> None:
-    lost, kept = TextDelta("lost", "m"), RunStarted(RUN, "conv_1", "helper", 2)
-    reading = [batch(1, STARTED, lost, recorded=1), batch(2, kept, ENDED, recorded=3)]
-    assert await told(Runs(reading)) == [(1, STARTED), (2, kept), (3, ENDED)]
+async def test_an_event_is_told_with_the_write_that_takes_it_to_disk() -> None:
+    one, two = TextDelta("a", "m"), TextDelta("b", "m")
+    feed = RunFeed()
+    seen: list[int] = []
+
+    async def follow() -> None:
+        async for read in told_batches(container_of(Runs(feed)), CALLER, events_of()):
+            seen.extend(item.sequence for item in read.events)
+
+    following = asyncio.create_task(follow())
+    for event in (STARTED, one):
+        feed.publish(event)
+        await settled()
+    assert seen == []
+    feed.mark_recorded(1)
+    await settled()
+    assert seen == [1]
+    feed.publish(two)
+    feed.mark_recorded(3)
+    await settled()
+    assert seen == [1, 2, 3]
+    feed.close(SequencedEvent(4, ENDED))
+    await following
+    assert seen == [1, 2, 3, 4]
 
 
 async def test_a_part_ends_with_its_wait() -> None:
