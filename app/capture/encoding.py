@@ -15,11 +15,13 @@ from app.capture.event_ids import EVENT_IDS
 from app.domain.errors import InvalidInput
 from app.domain.models.completions import MAX_EVENT_BYTES
 from app.domain.scrubbing import Scrubber
-from app.services.session_payloads import MAX_DEPTH, SessionPayload, check_payload, session_event
+from app.services.session_forms import SessionPayload
+from app.services.session_payloads import MAX_DEPTH, check_cost, check_payload, plain_payload, session_event
 
 _LEAVES: Final = frozenset({str, int, float, bool, type(None), datetime, Decimal, UUID})
 _MOST_VALUES: Final = MAX_EVENT_BYTES // 2
 """No event of the largest size has more; counted first, for a small object may be its own great-grandchild."""
+_MANY: Final = 1_000
 _SURELY_FINE: Final = 1e14
 _ENCODE: Final = msgspec.json.Encoder().encode
 _TOO_LARGE: Final = f"An event has at most {MAX_EVENT_BYTES} bytes."
@@ -44,7 +46,12 @@ class EventEncoder:
         Raises:
             InvalidInput: a field is wrong, it is too large or too deep, or it holds itself.
         """
-        if self._scrubber is not None or type(event) is not dict or not _is_plain(event):
+        if self._scrubber is not None or type(event) is not dict:
+            return self._encode_safely(event)
+        told = plain_payload(event)
+        if told is not None and _is_small(told):
+            return self._encode_plain(event, told)
+        if not _is_plain(event):
             return self._encode_safely(event)
         try:
             told, body = check_payload(event), _ENCODE(event)
@@ -52,7 +59,19 @@ class EventEncoder:
             return self._encode_safely(event)
         if b"\\u0000" in body:
             return self._encode_safely(event)
-        return _completed(event, told, body)
+        if _is_doubtful(told):
+            session_event(event)
+        return _completed(told, body)
+
+    def _encode_plain(self, event: dict[str, Any], told: SessionPayload) -> tuple[str, bytes]:
+        try:
+            body = _ENCODE(event)
+        except (TypeError, ValueError, OverflowError):
+            return self._encode_safely(event)
+        if b"\\u0000" in body:
+            return self._encode_safely(event)
+        check_cost(told)
+        return _completed(told, body)
 
     def _encode_safely(self, event: Any) -> tuple[str, bytes]:
         if not isinstance(event, Mapping):
@@ -60,7 +79,10 @@ class EventEncoder:
         safe: dict[str, Any] = _Safe().value(event, 1)
         if self._scrubber is not None:
             safe = self._scrubbed(safe, self._scrubber)
-        return _completed(safe, check_payload(safe), _ENCODE(safe))
+        told, body = check_payload(safe), _ENCODE(safe)
+        if _is_doubtful(told):
+            session_event(safe)
+        return _completed(told, body)
 
     def _scrubbed(self, event: Mapping[str, Any], scrubber: Scrubber) -> dict[str, Any]:
         told = check_payload(event)
@@ -75,21 +97,29 @@ class EventEncoder:
         return kept
 
 
-def _completed(event: Mapping[str, Any], told: SessionPayload, body: bytes) -> tuple[str, bytes]:
-    if _is_doubtful(told):
-        session_event(event)
+def _completed(told: SessionPayload, body: bytes) -> tuple[str, bytes]:
     event_id = told.event_id
     if event_id is None:
         event_id = EVENT_IDS.mint()
         if told.timestamp is None:
-            body = b'%b,"event_id":"%b","timestamp":%d}' % (body[:-1], event_id.encode(), time.time() * 1000)
+            body = b'%b,"event_id":"%b","timestamp":%d}' % (body[:-1], event_id.encode(), time.time_ns() // 1_000_000)
         else:
             body = b'%b,"event_id":"%b"}' % (body[:-1], event_id.encode())
     elif told.timestamp is None:
-        body = b'%b,"timestamp":%d}' % (body[:-1], time.time() * 1000)
+        body = b'%b,"timestamp":%d}' % (body[:-1], time.time_ns() // 1_000_000)
     if len(body) > MAX_EVENT_BYTES:
         raise InvalidInput(_TOO_LARGE)
     return event_id, body
+
+
+def _is_small(told: SessionPayload) -> bool:
+    """Tell whether an event of known fields surely holds nothing but what JSON has, and little of it."""
+    metadata, event_id = told.metadata, told.event_id
+    return (
+        (metadata is None or (len(metadata) < _MANY and _LEAVES.issuperset(map(type, metadata.values()))))
+        and (told.models is None or len(told.models) < _MANY)
+        and (event_id is None or type(event_id) is str)
+    )
 
 
 def _is_plain(event: Mapping[str, Any]) -> bool:

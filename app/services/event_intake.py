@@ -25,8 +25,9 @@ from app.domain.models.completions import (
 from app.domain.models.deliveries import EventFilter, OutboxEvent
 from app.domain.ports import Clock
 from app.domain.scrubbing import Scrubber
+from app.domain.written_json import WrittenObject
 from app.services.access import LOCAL_ORGANIZATION
-from app.services.session_payloads import MAX_DEPTH, session_event
+from app.services.session_payloads import MAX_DEPTH, plain_event, session_event
 
 log = structlog.get_logger(__name__)
 
@@ -45,17 +46,20 @@ class EventReader:
         """`scrubber`: applied before anything is stored; None: events are stored as they come."""
         self._clock: Final = clock
         self._scrubber: Final = scrubber
+        self._known_organization = LOCAL_ORGANIZATION
+        """The one that was checked last: most events are of the same one as those before."""
 
     def read(
         self, events: Sequence[bytes | Mapping[str, Any]], source: str, scope: EventScope = _ANYBODYS
     ) -> ReadBatch:
         """Read a batch. An event that is wrong is refused by itself; none makes another fail, and none raises."""
-        now = self._clock.now()
+        now, step = self._clock.now(), timedelta(microseconds=1)
         read: list[OutboxEvent] = []
         places: list[int] = []
         refused: list[RefusedEvent] = []
         for index, raw in enumerate(events):
-            found = self._read(index, raw, source, scope, now + timedelta(microseconds=index))
+            found = self._read(index, raw, source, scope, now)
+            now += step
             if isinstance(found, RefusedEvent):
                 refused.append(found)
             else:
@@ -66,17 +70,19 @@ class EventReader:
     def _read(
         self, index: int, raw: bytes | Mapping[str, Any], source: str, scope: EventScope, now: datetime
     ) -> OutboxEvent | RefusedEvent:
-        value: Any = raw
         try:
             text = raw if isinstance(raw, bytes) else _encode(raw)
             if len(text) > MAX_EVENT_BYTES:
                 message = f"An event has at most {MAX_EVENT_BYTES} bytes as JSON."
                 return RefusedEvent(index, None, "event_too_large", message)
-            value = _decode(raw) if isinstance(raw, bytes) else raw
             # Whatever opens fewer brackets than levels are allowed is not too deep.
-            told = session_event(value, shallow=text.count(b"{") + text.count(b"[") < MAX_DEPTH)
+            shallow = text.count(b"{") + text.count(b"[") < MAX_DEPTH
+            told = plain_event(raw) if shallow and isinstance(raw, bytes) else None
+            if told is None:
+                told = session_event(_decode(raw) if isinstance(raw, bytes) else raw, shallow=shallow)
             return self._own(index, told, source, scope, now)
         except InvalidInput as error:
+            value = _decode(raw) if isinstance(raw, bytes) else raw
             return RefusedEvent(index, _id_of(value), "invalid_event", error.public_message, error.param)
         except (ValueError, TypeError, RecursionError):  # no JSON, no UTF-8, or nested beyond what the decoder takes
             return RefusedEvent(index, None, "invalid_json", "An event is a JSON object in UTF-8.")
@@ -98,18 +104,21 @@ class EventReader:
             payload["occurred_at"] = told.timestamp.isoformat()
         if scope.api_key_id is not None:
             payload |= {"project_id": scope.project_id, "api_key_id": scope.api_key_id}
+        organization_id = scope.organization_id or told.organization_id or LOCAL_ORGANIZATION
+        if organization_id != self._known_organization:
+            self._known_organization = check_organization(organization_id)
         return OutboxEvent(
-            id=told.id,
-            type=told.type,
-            version=told.version,
-            organization_id=check_organization(scope.organization_id or told.organization_id or LOCAL_ORGANIZATION),
-            user_id=scope.user_id or told.user_id,
-            session_id=told.session_id,
-            run_id=None,
-            outcome=told.outcome,
-            payload=payload if self._scrubber is None else self._scrubber.scrub(payload),
-            created_at=now,
-            source=source,
+            told.id,
+            told.type,
+            told.version,
+            organization_id,
+            scope.user_id or told.user_id,
+            told.session_id,
+            None,
+            told.outcome,
+            _written(payload if self._scrubber is None else self._scrubber.scrub(payload)),
+            now,
+            source,
         )
 
 
@@ -207,6 +216,12 @@ def intake_of(batch: ReadBatch, new: int, taken: frozenset[str]) -> Intake:
         refused=tuple(sorted([*batch.refused, *refused], key=lambda one: one.index)),
         event_ids=recorded,
     )
+
+
+def _written(payload: Mapping[str, Any]) -> Mapping[str, Any]:
+    body = _encode(payload)
+    # What is not ASCII is escaped by whoever stores it.
+    return WrittenObject(body.decode()) if body.isascii() else payload
 
 
 def _id_of(value: Any) -> str | None:

@@ -4,127 +4,26 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec.structs import astuple
 from typing_extensions import TypeIs
 
 from app.domain.errors import InvalidInput
 from app.domain.identifiers import new_event_id
-from app.domain.models.completions import (
-    EVENT_VERSION,
-    EventType,
-    SessionEvent,
-    SessionOutcome,
-    SessionType,
-    Transport,
-)
+from app.domain.models.completions import SessionEvent
+from app.services.session_forms import PLAIN_PAYLOAD, Outcome, Session, SessionPayload, Usage, User
 
-_Name = Annotated[str, Meta(min_length=1, max_length=255)]
-_Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+$")]
-_Count = Annotated[int, Meta(ge=0, le=1 << 53)]
-_Version = Annotated[int, Meta(ge=1, le=1_000)]
-_Cost = Decimal | None
-_Moment = datetime | int | float | None
-"""RFC 3339, or the seconds or milliseconds since 1970."""
 _COST_DIGITS: Final = 40
-
-
-class _Usage(Struct, kw_only=True):
-    input_tokens: _Count | None = None
-    output_tokens: _Count | None = None
-    total_tokens: _Count | None = None
-    cached_tokens: _Count | None = None
-    reasoning_tokens: _Count | None = None
-    input_audio_tokens: _Count | None = None
-    output_audio_tokens: _Count | None = None
-    prompt_tokens: _Count | None = None
-    completion_tokens: _Count | None = None
-    requests: _Count | None = None
-    model: _Name | None = None
-    cost_usd: _Cost = None
-    estimated_cost_usd: _Cost = None
-
-
-class _Outcome(Struct, kw_only=True):
-    status: SessionOutcome | None = None
-    error_code: _Name | None = None
-
-
-class _Session(Struct, kw_only=True):
-    session_id: _Name | None = None
-    id: _Name | None = None
-    session_type: SessionType | None = None
-    type: SessionType | None = None
-    user_id: _Name | None = None
-    organization_id: _Name | None = None
-    start_time: _Moment = None
-    end_time: _Moment = None
-    duration_ms: _Count | float | None = None
-    message_count: _Count | None = None
-
-
-class _User(Struct, kw_only=True):
-    user_id: _Name | None = None
-    id: _Name | None = None
-    organization_id: _Name | None = None
-    tier: _Name | None = None
-
-
-class SessionPayload(Struct, kw_only=True):
-    """An event as callers send it; every field but the session's id may be missing."""
-
-    event_id: _Id | None = None
-    event_type: EventType = "session.completed"
-    version: _Version = EVENT_VERSION
-    timestamp: _Moment = None
-    session_id: _Name | None = None
-    session_type: SessionType | None = None
-    user_id: _Name | None = None
-    organization_id: _Name | None = None
-    tier: _Name | None = None
-    start_time: _Moment = None
-    end_time: _Moment = None
-    duration_ms: _Count | float | None = None
-    first_token_ms: _Count | float | None = None
-    message_count: _Count | None = None
-    tool_call_count: _Count | None = None
-    agent: _Name | None = None
-    model: _Name | None = None
-    models: list[_Name] | None = None
-    requests: _Count | None = None
-    prompt_tokens: _Count | None = None
-    completion_tokens: _Count | None = None
-    input_tokens: _Count | None = None
-    output_tokens: _Count | None = None
-    total_tokens: _Count | None = None
-    cached_tokens: _Count | None = None
-    reasoning_tokens: _Count | None = None
-    input_audio_tokens: _Count | None = None
-    output_audio_tokens: _Count | None = None
-    cost_usd: _Cost = None
-    estimated_cost_usd: _Cost = None
-    error_code: _Name | None = None
-    transport: Transport | None = None
-    input_modality: _Name | None = None
-    session: _Session | None = None
-    user: _User | None = None
-    usage: _Usage | None = None
-    outcome: _Outcome | SessionOutcome | None = None
-    metadata: dict[str, Any] | None = None
-
-
 _KNOWN: Final = frozenset(SessionPayload.__struct_fields__)
 _NESTED: Final[Mapping[str, frozenset[str]]] = {
     name: frozenset(form.__struct_fields__)
-    for name, form in (("session", _Session), ("user", _User), ("usage", _Usage), ("outcome", _Outcome))
+    for name, form in (("session", Session), ("user", User), ("usage", Usage), ("outcome", Outcome))
 }
-_COUNTED: Final = (
-    *("requests", "input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "total_tokens"),
-    *("input_audio_tokens", "output_audio_tokens"),
-)
+_OLD_NAMES: Final = (("input_tokens", "prompt_tokens"), ("output_tokens", "completion_tokens"))
 _CONTENT: Final = frozenset({"content", "final_message", "final_output", "messages"})
+_decode_plain: Final = msgspec.json.Decoder(PLAIN_PAYLOAD).decode
 _CAMEL: Final = re.compile(r"(?<=[a-z0-9])[A-Z]")
 _PATH: Final = re.compile(r" - at `\$\.?(.*)`$")
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
@@ -150,6 +49,15 @@ def check_payload(raw: Any) -> SessionPayload:
     return _checked(_snake_case(raw))
 
 
+def plain_payload(raw: dict[Any, Any]) -> SessionPayload | None:
+    """Return the fields of an event whose names we all know and whose figures are fine; None: look closer."""
+    try:
+        told = msgspec.convert(raw, PLAIN_PAYLOAD)
+        return told if _is_sound(told) else None
+    except (msgspec.ValidationError, RecursionError):
+        return None
+
+
 def session_event(raw: Any, *, shallow: bool = False) -> SessionEvent:
     """Return an event from what a caller sent; `shallow`: it is known not to be nested deeply.
 
@@ -160,20 +68,51 @@ def session_event(raw: Any, *, shallow: bool = False) -> SessionEvent:
     told = _checked(raw)
     if not shallow:
         check_depth(raw)
+    return _event(told, raw)
+
+
+def plain_event(text: bytes) -> SessionEvent | None:
+    """Return an event from its JSON, read in one go; None: look closer. It is known not to be nested deeply.
+
+    Raises:
+        InvalidInput: see `check_payload`.
+    """
+    try:
+        told = _decode_plain(text)
+    except (ValueError, RecursionError):  # it has fields that we do not know, or is wrong, or is no JSON
+        return None
+    return _event(told, None) if _is_sound(told) else None
+
+
+def check_cost(told: SessionPayload) -> None:
+    """Check the costs that an event names.
+
+    Raises:
+        InvalidInput: one is negative, too large, or has too many digits.
+    """
+    for costs in (told, told.usage):
+        if costs is not None:
+            _cost(costs.cost_usd, "cost_usd")
+            _cost(costs.estimated_cost_usd, "estimated_cost_usd")
+
+
+def _event(told: SessionPayload, raw: Mapping[str, Any] | None) -> SessionEvent:
+    """Put an event together; `raw`: where fields may be that we do not know, None: there are none."""
     aside: _Aside = {}
-    _flatten(told, aside)
+    if told.session is not None or told.user is not None or told.usage is not None:
+        _flatten(told, aside)
     outcome = _outcome(told, aside)
-    assert told.session_id is not None  # _checked has seen to it
+    assert told.session_id is not None  # _checked and _is_sound have seen to it
     return SessionEvent(
-        id=told.event_id or new_event_id(),
-        type=told.event_type,
-        version=told.version,
-        session_id=told.session_id,
-        user_id=told.user_id,
-        organization_id=told.organization_id,
-        outcome=outcome["status"],
-        timestamp=_moment(told.timestamp, "timestamp"),
-        payload=_payload(raw, told, outcome, aside),
+        told.event_id or new_event_id(),
+        told.event_type,
+        told.version,
+        told.session_id,
+        told.user_id,
+        told.organization_id,
+        outcome["status"],
+        _moment(told.timestamp, "timestamp"),
+        _payload(raw, told, outcome, aside),
     )
 
 
@@ -182,16 +121,24 @@ def _flatten(told: SessionPayload, aside: _Aside) -> None:
     for place, nested in (("session", told.session), ("user", told.user), ("usage", told.usage)):
         if nested is None:
             continue
-        for name in nested.__struct_fields__:
-            value = getattr(nested, name)
+        for name, value in zip(nested.__struct_fields__, astuple(nested), strict=True):
             if value is None:
                 continue
-            flat = _MEANT.get((place, name), name)
+            flat = name if place == "usage" else _MEANT.get((place, name), name)
             known = getattr(told, flat)
             if known is None:
                 setattr(told, flat, value)
             elif known != value:
                 aside[f"{place}.{name}"] = value
+
+
+def _is_sound(told: SessionPayload) -> bool:
+    """Tell whether a session is named, and surely by text that can be stored."""
+    for named in (told.session_id, told.user_id):
+        if named is not None and not named.isprintable() and _UNSTORABLE.search(named) is not None:
+            return False
+    # Nested ids are looked at closer, for the flat ones hide them.
+    return told.session_id is not None and told.session is None and told.user is None
 
 
 def _checked(raw: Any) -> SessionPayload:
@@ -245,7 +192,7 @@ def _renamed(values: Mapping[Any, Any], known: frozenset[str]) -> dict[Any, Any]
 
 def _outcome(told: SessionPayload, aside: _Aside) -> dict[str, Any]:
     status, code = told.outcome, told.error_code
-    if isinstance(status, _Outcome):
+    if isinstance(status, Outcome):
         if code is not None and status.error_code not in {None, code}:
             aside["error_code"] = code
         status, code = status.status, status.error_code or code
@@ -253,7 +200,9 @@ def _outcome(told: SessionPayload, aside: _Aside) -> dict[str, Any]:
     return {"status": status or ("error" if failed else "success"), "error_code": code}
 
 
-def _payload(raw: Mapping[str, Any], told: SessionPayload, outcome: dict[str, Any], aside: _Aside) -> dict[str, Any]:
+def _payload(
+    raw: Mapping[str, Any] | None, told: SessionPayload, outcome: dict[str, Any], aside: _Aside
+) -> dict[str, Any]:
     start, end = _moment(told.start_time, "start_time"), _moment(told.end_time, "end_time")
     duration_ms = told.duration_ms
     if duration_ms is None and start is not None and end is not None:
@@ -274,36 +223,51 @@ def _payload(raw: Mapping[str, Any], told: SessionPayload, outcome: dict[str, An
         "tool_call_count": told.tool_call_count,
         "metadata": told.metadata or {},
     }
-    content, attributes = _rest(raw, aside)
-    optional = {
-        "agent": told.agent,
-        "tier": told.tier,
-        "transport": told.transport,
-        "input_modality": told.input_modality,
-        "content": content,
-        "attributes": attributes,
-    }
-    payload.update({name: value for name, value in optional.items() if value})
+    if told.agent is not None:
+        payload["agent"] = told.agent
+    if told.tier is not None:
+        payload["tier"] = told.tier
+    if told.transport is not None:
+        payload["transport"] = told.transport
+    if told.input_modality is not None:
+        payload["input_modality"] = told.input_modality
+    if raw is not None or aside:
+        content, attributes = _rest(raw or {}, aside)
+        if content:
+            payload["content"] = content
+        if attributes:
+            payload["attributes"] = attributes
     return payload
 
 
 def _figures(told: SessionPayload, aside: _Aside) -> dict[str, Any]:
-    for name, old in (("input_tokens", told.prompt_tokens), ("output_tokens", told.completion_tokens)):
+    for name, old_name in _OLD_NAMES:
+        old = getattr(told, old_name)
+        if old is None:
+            continue
         known = getattr(told, name)
-        if old is not None and old != known:
-            if known is None:
-                setattr(told, name, old)
-            else:
-                aside["prompt_tokens" if name == "input_tokens" else "completion_tokens"] = old
-    figures: dict[str, Any] = {name: getattr(told, name) for name in _COUNTED}
-    if told.total_tokens is None and told.input_tokens is not None and told.output_tokens is not None:
-        figures["total_tokens"] = told.input_tokens + told.output_tokens
+        if known is None:
+            setattr(told, name, old)
+        elif old != known:
+            aside[old_name] = old
+    total = told.total_tokens
+    if total is None and told.input_tokens is not None and told.output_tokens is not None:
+        total = told.input_tokens + told.output_tokens
     exact, estimate = _cost(told.cost_usd, "cost_usd"), _cost(told.estimated_cost_usd, "estimated_cost_usd")
     if exact is not None and estimate is not None:
         aside["estimated_cost_usd"] = estimate
-    figures["cost_usd"] = estimate if exact is None else exact
-    figures["estimated"] = exact is None and estimate is not None
-    return figures
+    return {
+        "requests": told.requests,
+        "input_tokens": told.input_tokens,
+        "cached_tokens": told.cached_tokens,
+        "output_tokens": told.output_tokens,
+        "reasoning_tokens": told.reasoning_tokens,
+        "total_tokens": total,
+        "input_audio_tokens": told.input_audio_tokens,
+        "output_audio_tokens": told.output_audio_tokens,
+        "cost_usd": estimate if exact is None else exact,
+        "estimated": exact is None and estimate is not None,
+    }
 
 
 def _rest(raw: Mapping[str, Any], aside: _Aside) -> tuple[dict[str, Any], dict[str, Any]]:

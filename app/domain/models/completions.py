@@ -18,7 +18,7 @@ MAX_EVENT_BYTES: Final = 256 * 1024
 """Bytes of one event as JSON."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that doubles what it costs to make one, and each event makes one
 class SessionEvent:
     """A checked event from outside, before it is known whose it is."""
 

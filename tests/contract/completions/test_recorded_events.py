@@ -3,6 +3,7 @@
 import asyncio
 import random
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 from sqlalchemy import event as on
@@ -29,6 +30,22 @@ async def test_rows_are_as_they_were_given(engine: AsyncEngine) -> None:
     assert await record(engine, strange, event(2, run_id="run_1")) == Recorded(2)
     found = await SqlOutbox(engine).find(EventFilter(event_ids=(strange.id,)), limit=1)
     assert found == [strange]
+
+
+async def test_what_is_the_same_in_all_rows_and_what_is_not(engine: AsyncEngine) -> None:
+    elsewhere = datetime(2026, 11, 21, 14, tzinfo=timezone(timedelta(hours=2)))  # noon, and without microseconds
+    same = [event(number, user_id=None, created_at=elsewhere) for number in range(3)]
+    first = [event(0, user_id=None), event(1, user_id="ann"), event(2, user_id=None, outcome="error", version=2)]
+    last = [event(0, run_id="run_1", type="run.failed"), event(1, source=None)]
+    for batch in (same, first, last, [event()]):
+        assert await record(engine, *batch) == Recorded(len(batch))
+        wanted = EventFilter(event_ids=tuple(one.id for one in batch))
+        found = {one.id: one for one in await SqlOutbox(engine).find(wanted, limit=9)}
+        assert found == {one.id: one for one in batch}
+    assert found[batch[0].id].created_at.tzinfo is UTC
+    assert await record(engine, same[0], same[0]) == Recorded(0)
+    twice = event()
+    assert await record(engine, twice, twice) == Recorded(1)
 
 
 async def test_whose_an_id_is_decides(engine: AsyncEngine) -> None:
@@ -67,9 +84,9 @@ async def test_a_batch_over_http_takes_one_statement(postgresql_engine: AsyncEng
     intake = EventIntake(SqlOutbox(postgresql_engine), SystemClock(), lambda: None)
     sent = [{"session_id": f"s-{number}", "event_id": f"e-{number}"} for number in range(1_000)]
     assert (await intake.take(sent, "acme", "http")).accepted == 1_000
-    assert statements == ["WITH"]
+    assert statements == ["INSERT"]
     assert (await intake.take(sent, "acme", "http")).duplicates == 1_000
-    assert statements == ["WITH", "WITH", "SELECT"]  # whose the ids are is asked only when one was there
+    assert statements == ["INSERT", "INSERT", "SELECT"]  # whose the ids are is asked only when one was there
 
 
 async def test_all_processes_of_a_database_sign_with_one_key(engine: AsyncEngine) -> None:

@@ -251,3 +251,30 @@ def test_ids_differ_and_sort_by_time() -> None:
     assert len({one[15:23] for one in minted}) > 15_000
     ids.seed()
     assert not {ids.mint() for _ in range(1_000)} & set(minted)
+
+
+def test_quick_and_careful_encoding_agree() -> None:
+    plain = {"session_id": "s", "event_id": "e", "timestamp": 1, "cost_usd": "0.5", "metadata": {"a": 1, "b": None}}
+    deep = {**plain, "metadata": {"a": {"b": [1]}}}
+    for event in (plain, deep, {**plain, "models": ["m"] * 2_000}, {**plain, "unknown": True}):
+        assert EventEncoder().encode(event) == EventEncoder().encode(Lazy(event))
+
+
+def test_an_id_of_an_enumeration_is_told_as_text() -> None:
+    event_id, _ = EventEncoder().encode({"session_id": "s", "event_id": Outcome.SUCCESS})
+    assert (event_id, type(event_id)) == ("success", str)
+
+
+def test_what_the_quick_way_must_not_follow() -> None:
+    ring: dict[str, Any] = {}
+    ring["ring"] = ring
+    wide: list[Any] = []
+    for _ in range(30):
+        wide = [wide, wide]
+    for metadata in (ring, {"wide": wide}):
+        with pytest.raises(InvalidInput):
+            EventEncoder().encode({"session_id": "s", "metadata": metadata})
+    for costs in ({"cost_usd": -1}, {"usage": {"estimated_cost_usd": Decimal("1e-41")}}):
+        with pytest.raises(InvalidInput) as caught:
+            EventEncoder().encode({"session_id": "s", **costs})
+        assert caught.value.param in {"cost_usd", "estimated_cost_usd"}

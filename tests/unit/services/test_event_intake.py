@@ -215,3 +215,15 @@ async def test_a_token_that_was_changed_is_unknown() -> None:
             assert await tokens.read(changed) == "unknown", place
     for other in ("", "evt-", "evt-.", "x" * 5_000, f"evt-{'x' * 5_000}.y", "evt-é.é"):
         assert await tokens.read(other) == "unknown"
+
+
+def test_a_refused_event_is_named_whatever_is_wrong_with_it() -> None:
+    wrong = [{"cost_usd": -1}, {"organization_id": "a b"}, {"timestamp": -1}, {"organizationId": "a b"}]
+    sent = [json.dumps({"session_id": "s", "event_id": f"e-{number}", **one}) for number, one in enumerate(wrong)]
+    fine = json.dumps({"session_id": "s", "organization_id": "acme"})
+    read = EventReader(StillClock()).read([text.encode() for text in [fine, *sent, fine, *sent]], "http")
+    params = ["cost_usd", "organization_id", "timestamp", "organization_id"]
+    assert [(one.event_id, one.code) for one in read.refused] == [(f"e-{n % 4}", "invalid_event") for n in range(8)]
+    assert [one.param for one in read.refused] == params * 2
+    assert [event.organization_id for event in read.events] == ["acme", "acme"]
+    assert [event.created_at - NOON for event in read.events] == [timedelta(0), timedelta(microseconds=5)]

@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 
 from app.domain.errors import InvalidInput
 from app.domain.models.completions import EVENT_TYPES, SessionEvent
-from app.services.session_payloads import SessionPayload, check_depth, check_payload, session_event
+from app.services.session_payloads import (
+    SessionPayload,
+    check_cost,
+    check_depth,
+    check_payload,
+    plain_event,
+    plain_payload,
+    session_event,
+)
 
 # The four payloads of the guide that asked for all this, as they stand there, and its realtime one.
 GATEWAY = {
@@ -316,3 +324,82 @@ def test_nothing_makes_it_fail_otherwise(sent: dict[str, Any], named: bool) -> N
         assert value in kept or value in {"2026-01-01T00:00:00Z", "0.1"} or value.strip() == "" or value.isnumeric(), (
             value
         )
+
+
+def outcome_of(read: Any, sent: Any) -> Any:
+    """Return what a reader makes of it: the event, or the field that it says is wrong."""
+    try:
+        return read(sent)
+    except InvalidInput as error:
+        return error.param, error.public_message
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.dictionaries(st.sampled_from(NAMES[:-3]), VALUES, max_size=6))
+def test_what_is_read_in_one_go_is_what_a_closer_look_finds(more: dict[str, Any]) -> None:
+    sent = {"session_id": "s", **more, "event_id": "e"}
+    text = msgspec.json.encode(sent)
+    quick = outcome_of(plain_event, text)
+    assert quick is None or quick == outcome_of(session_event, msgspec.json.decode(text))
+    told = plain_payload(sent)
+    if told is not None:  # then nothing but a cost can be wrong
+        assert outcome_of(check_cost, told) in (None, outcome_of(session_event, sent))
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        GATEWAY,
+        {**GATEWAY, "timestamp": 1_790_000_000_123, "duration_ms": 1.5, "metadata": {"deep": [{"x": 1}]}},
+        {"session_id": "s", "prompt_tokens": 3, "usage": {"prompt_tokens": 4, "completion_tokens": 5}},
+        {"session_id": "ünï", "cost_usd": 0.25, "usage": {"estimated_cost_usd": "0.30", "model": "m"}},
+        {"session_id": "s", "outcome": {"status": "error", "error_code": "a"}, "error_code": "b", "tier": "pro"},
+    ],
+    ids=["gateway", "times", "old-names", "costs", "codes"],
+)
+def test_most_events_are_read_in_one_go(sent: dict[str, Any]) -> None:
+    sent = {**sent, "event_id": "e"}
+    assert plain_event(msgspec.json.encode(sent)) == session_event(sent)
+    assert plain_payload(sent) is not None
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"session_id": "s", "unknown": 1},
+        {"session_id": "s", "usage": {"unknown": 1}},
+        {"sessionId": "s"},
+        {"session": {"id": "s"}},
+        {"session_id": "s", "session": {"user_id": "a\x00b"}},
+        {"session_id": "s", "user": {"id": "a\x00b"}},
+        {"session_id": "a\x00b"},
+        {"session_id": "s", "user_id": "a\x00b"},
+        {"session_id": "s", "timestamp": -1},
+        {"session_id": "s", "start_time": 1e14},
+        {"session_id": "s", "duration_ms": 1 << 54},
+        {},
+    ],
+    ids=lambda sent: "-".join(map(str, sent)) or "empty",
+)
+def test_what_needs_a_closer_look_gets_it(sent: dict[str, Any]) -> None:
+    assert plain_event(msgspec.json.encode(sent)) is None
+    assert plain_payload(sent) is None
+
+
+def test_what_is_no_event_is_not_read_in_one_go() -> None:
+    for text in (b"", b"[]", b"{", b'{"session_id": "\xff"}', b'{"session_id": "\\ud800"}', b"null"):
+        assert plain_event(text) is None
+
+
+def test_a_cost_is_read_as_it_was_written() -> None:
+    event = plain_event(b'{"session_id": "s", "cost_usd": 0.1000000000000000055}')
+    assert event is not None
+    assert event.payload["usage"]["cost_usd"] == "0.1000000000000000055"
+    for cost in (-0.01, 1e9, "1e-50", "NaN"):
+        for sent in ({"session_id": "s", "cost_usd": cost}, {"session_id": "s", "usage": {"cost_usd": cost}}):
+            told = plain_payload(sent)
+            assert told is not None
+            for check in (lambda: check_cost(told), lambda: plain_event(msgspec.json.encode(sent))):  # noqa: B023
+                with pytest.raises(InvalidInput) as caught:
+                    check()
+                assert caught.value.param == "cost_usd"
