@@ -45,6 +45,10 @@ bench *arguments: setup
 chaos *arguments: setup
     python -m tests.chaos {{ arguments }}
 
+# Kill capturing programs and servers at random while events go to three destinations; arguments as `--events 100000`.
+storm *arguments: setup
+    python -m tests.storm {{ arguments }}
+
 # Send the API what its description allows and what it does not, far more than the tests do; so many requests a route.
 schemathesis requests="200": setup
     DESCRIBED_EXAMPLES={{ requests }} pytest --timeout 3600 -n 2 tests/api/test_described.py
