@@ -392,4 +392,4 @@ def template(sqlite_template: Path) -> None:
 
 
 class TestJournal(Journal.TestCase):  # type: ignore[name-defined,misc] - made by Hypothesis
-    settings = settings(max_examples=30, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
+    settings = settings(max_examples=20, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
