@@ -37,15 +37,21 @@ async def test_a_lost_run_goes_on_within_its_lease_and_a_second(database_url: st
         points = (await killing.run("whole", -1, stream=True))["points"]
         middle = len(points) // 2
         async with working(engine, lease_s=LEASE_S, take_over=True, agent=build_agent(killing.calls)) as worker:
-            assert (await killing.run("lost", middle, stream=True))["killed"]
-            async with engine.connect() as connection:
-                started = (await connection.execute(select(runs))).all()
-            lost = next(run for run in started if run.input[0]["content"] == "lost")
-            assert (await worker.runs.result(CALLER, lost.id)).status is RunStatus.COMPLETED
+            names = {"whole"}
+            for name in ("lost", "lost again", "lost once more"):
+                names.add(name)
+                assert (await killing.run(name, middle, stream=True))["killed"]
+                async with engine.connect() as connection:
+                    started = (await connection.execute(select(runs))).all()
+                lost = next(run for run in started if run.input[0]["content"] == name)
+                assert (await worker.runs.result(CALLER, lost.id)).status is RunStatus.COMPLETED
+                if lost.fence == 1:  # on a busy machine the row may be read when the next owner has it
+                    break
+    assert lost.fence == 1
     taken_s = await second_start(engine, lost.id)
     # By the rows alone; twice the promise, since other tests use this machine as well.
     assert lost.lease_until_ms / 1000 <= taken_s <= lost.lease_until_ms / 1000 + 2 * MARGIN_S
-    await check_all(engine, killing.calls, {"whole", "lost"})
+    await check_all(engine, killing.calls, names)
     await engine.dispose()
 
 

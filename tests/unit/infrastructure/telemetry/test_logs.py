@@ -79,7 +79,7 @@ FIELDS = {"timestamp", "level", "component", "message"}
         ("app.infrastructure.completions.destinations.nats", "delivery", "WARNING"),
         ("app.capture_settings", "capture_settings", "warning"),
         ("app.services.executions", "executions", "warning"),
-        ("uvicorn.error", "error", "warning"),
+        ("foreign.library", "library", "warning"),
     ],
 )
 @pytest.mark.parametrize("standard", [True, False], ids=["logging", "structlog"])
