@@ -88,7 +88,7 @@ async def test_a_frozen_process_that_wakes_up_writes_nothing(postgresql_url: str
     await until_called(calls, call)
     frozen.freeze()
     async with working(engine, lease_s=0.6, take_over=True, agent=build_agent(calls)) as other:
-        result = await asyncio.wait_for(other.runs.result(CALLER, run_id), 30)
+        result = await asyncio.wait_for(other.runs.result(CALLER, run_id), 90)  # frozen within a transaction: 60
         assert result.status is RunStatus.COMPLETED
     run = (await recorded(engine))["frozen"]
     assert run.attempts == 2

@@ -20,6 +20,9 @@ from app.infrastructure.persistence import sqlite_connection
 
 _UNAVAILABLE = "The database did not answer in time. Nothing was written; try again."
 
+_IDLE_IN_TRANSACTION_MS = 60_000
+"""The longest that a transaction on PostgreSQL may go without a statement; those of transactional tools, too."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
@@ -68,7 +71,12 @@ def build_engine(url: str, limits: EngineLimits | None = None) -> AsyncEngine:
         connect_args={
             "timeout": limits.connect_timeout_s,
             "command_timeout": limits.statement_timeout_s,
-            "server_settings": {"application_name": "durable-agents", "jit": "off"},
+            "server_settings": {
+                "application_name": "durable-agents",
+                "jit": "off",
+                # A process that is frozen within a transaction would keep its locks from whoever takes its runs over.
+                "idle_in_transaction_session_timeout": str(_IDLE_IN_TRANSACTION_MS),
+            },
         },
     )
 

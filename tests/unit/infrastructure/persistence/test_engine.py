@@ -1,9 +1,17 @@
 import pytest
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.domain.errors import ConfigurationError, StorageUnavailable
-from app.infrastructure.persistence.engine import is_unavailable, normalize_url, translated_errors
+from app.infrastructure.persistence.engine import (
+    build_engine,
+    is_unavailable,
+    normalize_url,
+    reading,
+    translated_errors,
+    writing,
+)
 
 
 @pytest.mark.parametrize(
@@ -63,3 +71,22 @@ def test_foreign_errors_are_translated_with_their_cause() -> None:
     assert "secret" not in raised.value.public_message
     with pytest.raises(ValueError, match="ours"), translated_errors():
         raise ValueError("ours")
+
+
+async def test_a_process_frozen_in_a_transaction_does_not_keep_its_locks(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.infrastructure.persistence.engine._IDLE_IN_TRANSACTION_MS", 200)
+    frozen, other = build_engine(postgresql_url), build_engine(postgresql_url)
+    async with writing(other) as connection:
+        await connection.execute(text("CREATE TABLE things (id INTEGER)"))
+    with pytest.raises(StorageUnavailable):
+        async with writing(frozen) as connection:
+            await connection.execute(text("LOCK TABLE things"))
+            async with writing(other) as connection_of_other:  # waits until the lock is free
+                await connection_of_other.execute(text("INSERT INTO things VALUES (1)"))
+            await connection.execute(text("INSERT INTO things VALUES (2)"))
+    async with reading(other) as connection:
+        assert (await connection.execute(text("SELECT id FROM things"))).scalars().all() == [1]
+    for engine in (frozen, other):
+        await engine.dispose()
