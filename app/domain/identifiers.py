@@ -1,4 +1,4 @@
-"""Identifiers: time-ordered, prefixed, minted here and nowhere else."""
+"""Identifiers: time-ordered, prefixed, minted here; capture, which counts microseconds, mints its own the same way."""
 
 import os
 import re

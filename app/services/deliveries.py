@@ -39,17 +39,6 @@ _MIN_LEASE_S: Final = 30.0
 _PLANNED_AT_ONCE: Final = 500
 
 
-@dataclass(slots=True)
-class DeliveryCounts:
-    """What happened since the process began."""
-
-    delivered: int = 0
-    failed_attempts: int = 0
-    dead: int = 0
-    latency_s: float = 0.0
-    """Of all attempts together."""
-
-
 def is_sampled(event_id: str, rate: float) -> bool:
     """Tell whether an event is in a sample: by its id alone, so always the same for the same rate."""
     digest = hashlib.sha256(event_id.encode("utf-8", "surrogatepass")).digest()
@@ -87,7 +76,6 @@ class DestinationWorker:
     ) -> None:
         """`jitter` gives numbers from 0 to 1 for the full jitter of waiting times."""
         self.destination: Final = destination
-        self.counts: Final = DeliveryCounts()
         self.metrics: Metrics = NO_METRICS
         self._settings = destination.settings
         self._store = store
@@ -224,7 +212,6 @@ class DestinationWorker:
             log.exception("delivery_crashed", destination=self._settings.name)
             failure = SendFailed(f"The destination's code failed: {type(error).__name__}.")
         latency_s = self._clock.monotonic() - began
-        self.counts.latency_s += latency_s
         self.metrics.attempted(self._settings.name, len(batch), latency_s, ok=failure is None)
         attempt = Attempt(
             at=at,
@@ -267,16 +254,13 @@ class DestinationWorker:
     def _end(self, one: DueDelivery, outcome: "_Outcome", state: DestinationState, now_ms: int) -> DeliveryEnd:
         attempts, history = one.attempts + 1, (*one.history, outcome.attempt)[-HISTORY_ATTEMPTS:]
         if outcome.attempt.ok:
-            self.counts.delivered += 1
             log.debug("event_delivered", **self._told(one, outcome))
             return DeliveryEnd(one.event.id, "delivered", attempts, 0, one.first_failure_ms, history)
-        self.counts.failed_attempts += 1
         first_ms = now_ms if one.first_failure_ms is None else one.first_failure_ms
         counted = _counted(one, state)
         history = (*history[:-1], replace(outcome.attempt, counted=counted))
         used_up = counted >= max(1, self._settings.retry_attempts - 1)
         if outcome.permanent or used_up or now_ms - first_ms >= self._settings.give_up_after_s * 1000:
-            self.counts.dead += 1
             self.metrics.dead(self._settings.name)
             log.warning("delivery_dead", **self._told(one, outcome), error=outcome.attempt.error)
             return DeliveryEnd(one.event.id, "dead", attempts, 0, first_ms, history)

@@ -13,6 +13,7 @@ from typing_extensions import TypeIs
 from app.domain.errors import InvalidInput
 from app.domain.identifiers import new_event_id
 from app.domain.models.completions import SessionEvent
+from app.domain.scrubbing import CONTENT_FIELDS
 from app.services.session_forms import PLAIN_PAYLOAD, Outcome, Session, SessionPayload, Usage, User
 
 _COST_DIGITS: Final = 40
@@ -22,7 +23,6 @@ _NESTED: Final[Mapping[str, frozenset[str]]] = {
     for name, form in (("session", Session), ("user", User), ("usage", Usage), ("outcome", Outcome))
 }
 _OLD_NAMES: Final = (("input_tokens", "prompt_tokens"), ("output_tokens", "completion_tokens"))
-_CONTENT: Final = frozenset({"content", "final_message", "final_output", "messages"})
 _decode_plain: Final = msgspec.json.Decoder(PLAIN_PAYLOAD).decode
 _CAMEL: Final = re.compile(r"(?<=[a-z0-9])[A-Z]")
 _PATH: Final = re.compile(r" - at `\$\.?(.*)`$")
@@ -282,7 +282,7 @@ def _rest(raw: Mapping[str, Any], aside: _Aside) -> tuple[dict[str, Any], dict[s
         for key, value in values.items():
             if key in known:
                 continue
-            if key in _CONTENT:
+            if key in CONTENT_FIELDS:
                 content[f"{prefix}{key}" if key in content else key] = value
             else:
                 attributes[f"{prefix}{key}"] = value

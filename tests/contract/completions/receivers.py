@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.domain.delivery_ports import Destination, SendFailed
 from app.domain.identifiers import new_event_id
+from app.domain.metrics_ports import NoMetrics
 from app.domain.models.deliveries import DestinationSettings, Message, OutboxEvent
 from app.infrastructure.completions.transforms import event_v1
 from app.infrastructure.persistence.deliveries import SqlDeliveryStore
@@ -32,6 +33,19 @@ class SimulatedClock:
 
     def turn(self, seconds: float) -> None:
         self.elapsed_s += seconds
+
+
+class Reports(NoMetrics):
+    """What a worker reports, added up."""
+
+    def __init__(self) -> None:
+        self.delivered = self.dead_letters = 0
+
+    def attempted(self, destination: str, events: int, latency_s: float, *, ok: bool) -> None:
+        self.delivered += events if ok else 0
+
+    def dead(self, destination: str) -> None:
+        self.dead_letters += 1
 
 
 def event(number: int = 0, session: str = "conv_1", **fields: Any) -> OutboxEvent:
@@ -103,7 +117,9 @@ class Post:
         settings = DestinationSettings(name=name, **fields)
         await self.store.ensure(name, latest=settings.start_at == "latest")
         destination = Destination(settings, receiver, event_v1, lambda event: event.type)
-        return DestinationWorker(destination, self.store, self.clock, owner=owner, poll_s=600.0, jitter=lambda: 1.0)
+        worker = DestinationWorker(destination, self.store, self.clock, owner=owner, poll_s=600.0, jitter=lambda: 1.0)
+        worker.metrics = Reports()
+        return worker
 
     async def deliver(self, worker: DestinationWorker, seconds: float = 0.0) -> None:
         """Work until nothing is left to do before `seconds` of the simulated time are over."""

@@ -46,7 +46,7 @@ async def test_an_hour_of_500_drops_nothing_and_touches_nobody_else(engine: Asyn
     for session in range(7):
         got = [message.body["number"] for message in broken.got if message.body["session_id"] == f"conv_{session}"]
         assert got == sorted(got)
-    assert bad.counts.dead == 0
+    assert bad.metrics.dead_letters == 0
 
 
 async def test_a_failing_event_holds_back_its_key_only(engine: AsyncEngine) -> None:
@@ -132,9 +132,9 @@ async def test_what_nobody_takes_is_given_up_after_its_time(engine: AsyncEngine)
     await post.write(event())
     worker = await post.worker(receiver, give_up_after_s=600.0)
     await post.deliver(worker, seconds=500)
-    assert worker.counts.dead == 0
+    assert worker.metrics.dead_letters == 0
     await post.deliver(worker, seconds=700)
-    assert worker.counts.dead == 1
+    assert worker.metrics.dead_letters == 1
 
 
 async def test_a_destination_that_hangs_is_cut_off(engine: AsyncEngine) -> None:
@@ -166,12 +166,12 @@ async def test_two_workers_send_everything_once(engine: AsyncEngine) -> None:
     two = await post.worker(receiver, owner="two")
     await asyncio.gather(post.deliver(one), post.deliver(two))
     assert sorted(receiver.ids) == sorted(event.id for event in sent)
-    assert {one.counts.delivered, two.counts.delivered} == {0, 40}
+    assert {one.metrics.delivered, two.metrics.delivered} == {0, 40}
     await one.release()
     await two.release()
     await post.write(event(99))
     await post.deliver(two)
-    assert two.counts.delivered in {1, 41}
+    assert two.metrics.delivered in {1, 41}
 
 
 async def test_a_crash_between_send_and_mark_sends_again_under_the_same_id(engine: AsyncEngine) -> None:
@@ -189,7 +189,7 @@ async def test_a_crash_between_send_and_mark_sends_again_under_the_same_id(engin
     post.store.record = healthy_record  # type: ignore[method-assign]
     heir = await post.worker(receiver, owner="heir")
     async with asyncio.timeout(10):  # the lease ends by the database's clock
-        while not heir.counts.delivered:
+        while not heir.metrics.delivered:
             await heir.step()
     assert receiver.ids == [sent.id, sent.id]
     (delivery,) = await post.store.list(EventFilter(), limit=5)

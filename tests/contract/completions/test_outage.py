@@ -63,7 +63,7 @@ async def assert_all_there(it: Outage, written: Sequence[OutboxEvent]) -> None:
     """Exactly the written events are there, once each: nothing was answered and then lost on the way back."""
     assert sorted(it.down.ids) == sorted(one.id for one in written)
     assert_in_order(it.down.got)
-    assert it.to_down.counts.dead == 0
+    assert it.to_down.metrics.dead_letters == 0
     assert await it.post.store.list(EventFilter(state="pending"), limit=1) == []
     assert await it.post.store.list(EventFilter(state="dead"), limit=1) == []
 

@@ -55,7 +55,7 @@ async def test_a_transaction_that_commits_late_gets_a_later_position(postgresql_
     state = await post.store.claim("billing", "one", 30)
     assert state is not None
     assert [one.id for one in await post.store.unread(state, None, 10)] == [slow.id]
-    assert worker.counts.delivered == 0
+    assert worker.metrics.delivered == 0
 
 
 async def test_finding_is_bound_to_an_organization_and_pages(engine: AsyncEngine) -> None:
