@@ -21,7 +21,11 @@ ACCOUNTS = "e4c80a3b6d52"
 DELIVERIES = "f7a1c93e5b60"
 APPROVALS = "a5e07c92d4b8"
 OUTSIDE = "a9d3e61b7c24"
-ALL = [CONVERSATIONS, SDK_SESSIONS, JOURNAL, STEP_BY_STEP, KEYS, SEARCH, ACCOUNTS, DELIVERIES, APPROVALS, OUTSIDE]
+PLACED = "b6f4d20a8e13"
+ALL = [
+    *(CONVERSATIONS, SDK_SESSIONS, JOURNAL, STEP_BY_STEP, KEYS, SEARCH, ACCOUNTS),
+    *(DELIVERIES, APPROVALS, OUTSIDE, PLACED),
+]
 HEAD = ALL[-1]
 
 TABLES = {
@@ -35,6 +39,7 @@ TABLES = {
     DELIVERIES: {"completion_sequence", "completion_destinations", "completion_deliveries", "webhook_endpoints"},
     APPROVALS: set[str](),
     OUTSIDE: {"completion_spool_cursors", "signing_keys"},
+    PLACED: set[str](),
 }
 
 

@@ -36,7 +36,7 @@ class SqlOutbox:
         if not added:
             return 0
         async with writing(self._engine) as connection:
-            return await append_events(connection, added)
+            return await insert_events(connection, added)
 
     async def place(self, most: int) -> int:
         """Give positions to committed events; see the port."""
@@ -141,11 +141,6 @@ def _unneeded(destinations: Sequence[str] | None) -> list[ColumnElement[bool]]:
     if destinations is not None:
         unread = unread.where(cursors.c.name.in_(destinations))
     return [~_owed(), ~unread.exists()]
-
-
-async def append_events(connection: AsyncConnection, added: Sequence[OutboxEvent]) -> int:
-    """Write events within the caller's transaction, without those whose id, or run and type, are there already."""
-    return await insert_events(connection, added)
 
 
 def matching(wanted: EventFilter) -> list[ColumnElement[bool]]:

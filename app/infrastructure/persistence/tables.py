@@ -342,6 +342,8 @@ run_usage = Table(
 )
 
 # No foreign key for the same reason: deliveries outlive the conversation.
+_PLACED = text("position IS NOT NULL")
+
 completion_events = Table(
     "completion_events",
     metadata,
@@ -366,12 +368,13 @@ completion_events = Table(
         "run_id",
         "type",
         unique=True,
-        sqlite_where=text("type != 'approval.requested'"),
-        postgresql_where=text("type != 'approval.requested'"),
+        sqlite_where=text("run_id IS NOT NULL AND type != 'approval.requested'"),
+        postgresql_where=text("run_id IS NOT NULL AND type != 'approval.requested'"),
     ),
     Index(None, "organization_id", "created_at"),
-    Index(None, "position", unique=True),
-    Index(None, "organization_id", "position"),
+    # A new event is in no index that it does not need yet: this is what taking it costs most.
+    Index(None, "position", unique=True, sqlite_where=_PLACED, postgresql_where=_PLACED),
+    Index(None, "organization_id", "position", sqlite_where=_PLACED, postgresql_where=_PLACED),
     Index(
         "ix_completion_events_unplaced",
         "created_at",

@@ -7,7 +7,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.domain.models.deliveries import EventFilter
-from app.infrastructure.persistence.outbox import SqlOutbox, append_events
+from app.infrastructure.persistence.outbox import SqlOutbox
+from app.infrastructure.persistence.recorded_events import insert_events
 from tests.contract.completions.receivers import NOON, Post, event
 
 
@@ -43,7 +44,7 @@ async def test_a_transaction_that_commits_late_gets_a_later_position(postgresql_
     post = Post(postgresql_engine)
     slow, quick = event(1), event(2)
     async with postgresql_engine.connect() as connection, connection.begin():
-        await append_events(connection, [slow])
+        await insert_events(connection, [slow])
         await post.write(quick)
         worker = await post.worker(None)
         state = await post.store.claim("billing", "one", 30)
