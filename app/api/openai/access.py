@@ -67,3 +67,15 @@ def missing_scope(scope: str) -> HttpError:
     """Return the error for somebody who is known but may not do this."""
     message = f"You have insufficient permissions for this operation. Missing scope: {scope}."
     return HttpError(403, "insufficient_permissions", message, type="permission_error")
+
+
+def whole_organization(access: Principal) -> str:
+    """Return the organization, if the one who asks may administer all of it.
+
+    Raises:
+        HttpError: that one is confined to a project (403).
+    """
+    if access.caller.project_id is not None:
+        message = "This needs a key of the whole organization; yours is confined to a project."
+        raise HttpError(403, "insufficient_permissions", message, type="permission_error")
+    return access.caller.organization_id

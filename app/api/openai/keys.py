@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.api.dependencies import Running
 from app.api.errors import HttpError
 from app.api.json_replies import JsonReply
-from app.api.openai.access import AdminAccess
+from app.api.openai.access import AdminAccess, whole_organization
 from app.api.openai.key_replies import (
     AdminKeyDeleted,
     AdminKeyList,
@@ -85,7 +85,7 @@ async def list_admin_keys(
 ) -> JsonReply:
     """List the keys that belong to no project; projects list their own."""
     page = KeyPage(limit=limit, after=after, unassigned=True, newest_first=order == "desc")
-    keys, more = await container.keys.list(_whole_organization(access), page)
+    keys, more = await container.keys.list(whole_organization(access), page)
     return JsonReply(admin_key_list(keys, has_more=more))
 
 
@@ -96,9 +96,9 @@ async def list_admin_keys(
     response_class=JsonReply,
     response_model=None,
 )
-async def createadmin_key_reply(body: KeyCreate, access: AdminAccess, container: Running) -> JsonReply:
+async def create_admin_key(body: KeyCreate, access: AdminAccess, container: Running) -> JsonReply:
     """Make a key; without scopes it may administer and see usage, and nothing else."""
-    issued = await container.keys.create(_new_key(body, _whole_organization(access), None, ADMIN_SCOPES))
+    issued = await container.keys.create(_new_key(body, whole_organization(access), None, ADMIN_SCOPES))
     return JsonReply(admin_key_reply(issued.key, issued.secret))
 
 
@@ -109,10 +109,10 @@ async def createadmin_key_reply(body: KeyCreate, access: AdminAccess, container:
     response_class=JsonReply,
     response_model=None,
 )
-async def showadmin_key_reply(key_id: KeyId, access: AdminAccess, container: Running) -> JsonReply:
+async def show_admin_key(key_id: KeyId, access: AdminAccess, container: Running) -> JsonReply:
     """Show a key that belongs to no project."""
     return JsonReply(
-        admin_key_reply(_found(await container.keys.get(_whole_organization(access), key_id), key_id, None))
+        admin_key_reply(_found(await container.keys.get(whole_organization(access), key_id), key_id, None))
     )
 
 
@@ -123,9 +123,9 @@ async def showadmin_key_reply(key_id: KeyId, access: AdminAccess, container: Run
     response_class=JsonReply,
     response_model=None,
 )
-async def deleteadmin_key_reply(key_id: KeyId, access: AdminAccess, container: Running) -> JsonReply:
+async def delete_admin_key(key_id: KeyId, access: AdminAccess, container: Running) -> JsonReply:
     """Revoke a key for good; what was used with it stays on the bill."""
-    organization = _whole_organization(access)
+    organization = whole_organization(access)
     _found(await container.keys.get(organization, key_id), key_id, None)
     await container.keys.revoke(organization, key_id)
     return JsonReply(AdminKeyDeleted(id=key_id))
@@ -146,7 +146,7 @@ async def list_projects(
     include_archived: Annotated[bool, Query(description="Also projects that were archived.")] = False,
 ) -> JsonReply:
     """List the organization's projects."""
-    organization = _whole_organization(access)
+    organization = whole_organization(access)
     projects, more = await container.keys.projects(organization, limit=limit, after=after, archived=include_archived)
     return JsonReply(project_list(projects, has_more=more))
 
@@ -160,7 +160,7 @@ async def list_projects(
 )
 async def create_project(body: ProjectBody, access: AdminAccess, container: Running) -> JsonReply:
     """Open a project."""
-    return JsonReply(project_reply(await container.keys.create_project(_whole_organization(access), body.name)))
+    return JsonReply(project_reply(await container.keys.create_project(whole_organization(access), body.name)))
 
 
 @router.get(
@@ -278,18 +278,6 @@ async def deleteproject_key_reply(
     _found(await container.keys.get(organization, key_id), key_id, project_id)
     await container.keys.revoke(organization, key_id)
     return JsonReply(ProjectKeyDeleted(id=key_id))
-
-
-def _whole_organization(access: Principal) -> str:
-    """Return the organization, if the one who asks may administer all of it.
-
-    Raises:
-        HttpError: that one is confined to a project (403).
-    """
-    if access.caller.project_id is not None:
-        message = "This needs a key of the whole organization; yours is confined to a project."
-        raise HttpError(403, "insufficient_permissions", message, type="permission_error")
-    return access.caller.organization_id
 
 
 def _of(access: Principal, project_id: str) -> str:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.api.dependencies import Running
 from app.api.errors import HttpError
 from app.api.json_replies import JsonReply
-from app.api.openai.access import AdminAccess
+from app.api.openai.access import AdminAccess, whole_organization
 from app.api.openai.webhook_replies import (
     DeliveryList,
     DeliveryReply,
@@ -79,7 +79,7 @@ class WebhookTestBody(_Body):
 )
 async def create_endpoint(body: WebhookCreate, access: AdminAccess, container: Running) -> JsonReply:
     """Register an https address; it gets what is recorded from now on."""
-    organization = _whole_organization(access)
+    organization = whole_organization(access)
     endpoint = await container.completions.webhooks.create(
         organization, name=body.name, url=body.url, event_types=body.event_types
     )
@@ -95,7 +95,7 @@ async def create_endpoint(body: WebhookCreate, access: AdminAccess, container: R
 )
 async def list_endpoints(access: AdminAccess, container: Running, limit: Limit = 20, after: After = None) -> JsonReply:
     """List the organization's endpoints."""
-    found, more = await container.completions.webhooks.list(_whole_organization(access), limit=limit, after=after)
+    found, more = await container.completions.webhooks.list(whole_organization(access), limit=limit, after=after)
     return JsonReply(endpoint_list(found, has_more=more))
 
 
@@ -135,7 +135,7 @@ async def update_endpoint(
 ) -> JsonReply:
     """Change its name, address or types."""
     endpoint = await container.completions.webhooks.update(
-        _whole_organization(access), webhook_endpoint_id, name=body.name, url=body.url, event_types=body.event_types
+        whole_organization(access), webhook_endpoint_id, name=body.name, url=body.url, event_types=body.event_types
     )
     return JsonReply(endpoint_reply(_found(endpoint, webhook_endpoint_id)))
 
@@ -149,7 +149,7 @@ async def update_endpoint(
 )
 async def delete_endpoint(webhook_endpoint_id: EndpointId, access: AdminAccess, container: Running) -> JsonReply:
     """Delete an endpoint with the records of its deliveries."""
-    if not await container.completions.webhooks.delete(_whole_organization(access), webhook_endpoint_id):
+    if not await container.completions.webhooks.delete(whole_organization(access), webhook_endpoint_id):
         raise _missing(webhook_endpoint_id)
     return JsonReply(WebhookEndpointDeleted(id=webhook_endpoint_id))
 
@@ -167,7 +167,7 @@ async def rotate_secret(
     """Replace the secret; for a day requests can carry a signature of the old one, too."""
     keep_old = body is not None and body.keep_old_secret_active_for_24_hours
     endpoint = await container.completions.webhooks.rotate_secret(
-        _whole_organization(access), webhook_endpoint_id, keep_old=keep_old
+        whole_organization(access), webhook_endpoint_id, keep_old=keep_old
     )
     return JsonReply(endpoint_reply(_found(endpoint, webhook_endpoint_id), with_secret=True))
 
@@ -183,9 +183,7 @@ async def send_test(
     webhook_endpoint_id: EndpointId, body: WebhookTestBody, access: AdminAccess, container: Running
 ) -> JsonReply:
     """Send a sample event at once."""
-    result = await container.completions.webhooks.test(
-        _whole_organization(access), webhook_endpoint_id, body.event_type
-    )
+    result = await container.completions.webhooks.test(whole_organization(access), webhook_endpoint_id, body.event_type)
     if result is None:
         raise _missing(webhook_endpoint_id)
     if result.status is None:
@@ -240,20 +238,8 @@ async def redeliver(
     return JsonReply(delivery_reply(next(iter(await records.deliveries(wanted, limit=1)), known[0])))
 
 
-def _whole_organization(access: Principal) -> str:
-    """Return the organization, if the one who asks may administer all of it.
-
-    Raises:
-        HttpError: that one is confined to a project or a user (403).
-    """
-    if access.caller.project_id is not None or (access.caller.user_id is not None and not access.keyless):
-        message = "This needs a key of the whole organization; yours is confined to a part of it."
-        raise HttpError(403, "insufficient_permissions", message, type="permission_error")
-    return access.caller.organization_id
-
-
 async def _endpoint(container: Container, access: Principal, endpoint_id: str) -> WebhookEndpoint:
-    found = await container.completions.webhooks.get(_whole_organization(access), endpoint_id)
+    found = await container.completions.webhooks.get(whole_organization(access), endpoint_id)
     return _found(found, endpoint_id)
 
 

@@ -12,6 +12,7 @@ import pytest
 from openai import AsyncOpenAI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.domain.models.access import NewKey
 from tests.api.openai.response_clients import wipe
 from tests.api.serving import Served, calls, says, scripted, serving, settings_of
 from tests.unit.infrastructure.completions.test_destinations import receiver
@@ -152,6 +153,21 @@ async def test_private_addresses_need_the_setting(tmp_path: Path) -> None:
         )
         assert tested.status_code == 502
         assert "not public" in tested.json()["error"]["message"]
+
+
+async def test_an_administrator_registers_endpoints_unless_confined_to_a_project(
+    served: Served, client: AsyncOpenAI
+) -> None:
+    async def with_key(**whose: Any) -> AsyncOpenAI:
+        new = NewKey(organization_id="acme", name="k", scopes=frozenset({"admin"}), **whose)
+        return client.with_options(api_key=(await served.container.keys.create(new)).secret)
+
+    project = await served.container.keys.create_project("acme", "web")
+    wanted: Any = {"name": "n", "url": "https://example.com", "event_types": ["session.completed"]}
+    of_project = await with_key(project_id=project.id)
+    with pytest.raises(openai.PermissionDeniedError, match="confined to a project"):
+        await of_project.webhooks.create(**wanted)
+    assert (await (await with_key(user_id="jo")).webhooks.create(**wanted)).name == "n"
 
 
 async def test_another_organization_sees_nothing(engine: AsyncEngine) -> None:
