@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import URL, Connection, event
 from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
@@ -203,13 +203,16 @@ class translated_errors:  # noqa: N801 - reads as a word in a with statement
 # statement timeout, serialization failure, dead-lock, read-only standby after a failover.
 _TRANSIENT_SQLSTATES = ("08", "53", "57", "40", "25006")
 
+_LOST_IN_TRANSACTION = "8s2b"
+"""SQLAlchemy's code for a statement behind the one that found the connection lost, and whose error was swallowed."""
+
 
 def is_unavailable(error: BaseException) -> bool:
     """Tell whether a foreign exception means that the database could not be reached or did not answer in time."""
     if isinstance(error, PoolTimeout | ConnectionError | TimeoutError | OSError):
         return True
     if not isinstance(error, DBAPIError):
-        return False
+        return isinstance(error, PendingRollbackError) and error.code == _LOST_IN_TRANSACTION
     if error.connection_invalidated or isinstance(error, InterfaceError):
         return True
     sqlstate = getattr(error.orig, "sqlstate", None)  # asyncpg's errors carry it, sqlite3's do not

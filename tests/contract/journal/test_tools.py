@@ -1,10 +1,11 @@
 """A tool's own writes in the transaction of its step: both are there afterwards, or neither."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 from sqlalchemy import Column, Integer, MetaData, String, Table, insert, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.domain.errors import LeaseLost, StorageUnavailable
@@ -102,6 +103,13 @@ async def test_a_database_that_goes_away_under_a_tool_is_unavailable(
             await transaction.session.execute(note())
             await postgres_server.execute(kill)
             await transaction.commit(batch(1, step()))
+    with pytest.raises(StorageUnavailable):
+        async with journal.transaction(run) as transaction:
+            await transaction.session.execute(note())
+            await postgres_server.execute(kill)
+            with suppress(DBAPIError):  # as the SDK does: it tells the model of it
+                await transaction.session.execute(note(2))
+            await transaction.undo()
     assert await noted(engine) == []
     assert await recorded(engine) == 0
 
