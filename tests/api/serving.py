@@ -4,7 +4,7 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,15 @@ class Served:
             return [dict(row) for row in connection.execute(sql, values)]
         finally:
             connection.close()
+
+    async def change(self, sql: str, *values: Any) -> None:
+        """Change the database, from a thread: the application may be writing, and needs this one to end that."""
+
+        def execute() -> None:
+            with closing(sqlite3.connect(self.database)) as connection, connection:
+                connection.execute(sql, values)
+
+        await asyncio.to_thread(execute)
 
     def history(self, conversation_id: str) -> list[dict[str, Any]]:
         """The items that the model's history holds."""

@@ -3,13 +3,13 @@
 import re
 from typing import Any, Final
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 
 from app.api.ag_ui_events import AgUiFrames, AgUiHead
 from app.api.ag_ui_requests import RunAgentBody, ag_ui_input, run_options
 from app.api.dependencies import Running, Streaming, check_agent
 from app.api.narrator import Narrator
-from app.api.openai.access import Access
+from app.api.openai.access import Access, principal_of
 from app.api.openapi import EVENT_STREAM, failures
 from app.api.sse import EventStream
 from app.api.told_runs import GoneOn, gone_on, params_named, start_key, told
@@ -18,7 +18,7 @@ from app.domain.models.conversations import Caller
 from app.domain.models.runs import Run, RunRequest
 from app.domain.models.threads import Thread
 
-router = APIRouter(prefix="/agui", tags=["ag-ui"])
+router = APIRouter(prefix="/agui", tags=["ag-ui"], dependencies=[Depends(principal_of)])
 
 _PARAMS: Final = {
     "client_tools": "tools",

@@ -3,13 +3,13 @@
 import re
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Depends, Path, Query, Response
 
 from app.api.ai_sdk_parts import STREAM_HEADERS, MessageFrames, MessageHead
 from app.api.ai_sdk_requests import ChatBody, new_input
 from app.api.dependencies import Running, Streaming
 from app.api.narrator import Narrator
-from app.api.openai.access import Access
+from app.api.openai.access import Access, principal_of
 from app.api.openapi import EVENT_STREAM, failures
 from app.api.sse import EventStream, EventStreams
 from app.api.told_runs import GoneOn, agent_for, gone_on, params_named, start_key, told
@@ -19,7 +19,7 @@ from app.domain.models.conversations import Caller
 from app.domain.models.runs import Run, RunOptions, RunRequest, RunStatus
 from app.domain.models.threads import Thread
 
-router = APIRouter(prefix="/api/chat/ai", tags=["ai sdk"])
+router = APIRouter(prefix="/api/chat/ai", tags=["ai sdk"], dependencies=[Depends(principal_of)])
 
 _PARAMS: Final = {
     "client_tools": "tools",

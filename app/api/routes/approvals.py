@@ -4,18 +4,19 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Final, Literal
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Depends, Path, Query
 from msgspec import Struct
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from app.api.dependencies import Running, SessionCaller
 from app.api.json_replies import JsonReply
+from app.api.openai.access import principal_of
 from app.api.openapi import replies
 from app.domain.models.approvals import Approval, ApprovalState, Decision
 from app.domain.models.runs import RunStatus
 
-router = APIRouter(prefix="/api", tags=["approvals"])
+router = APIRouter(prefix="/api", tags=["approvals"], dependencies=[Depends(principal_of)])
 
 MAX_DECISIONS: Final = 100
 MAX_REQUESTS: Final = 1_000

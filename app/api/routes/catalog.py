@@ -3,17 +3,17 @@
 from datetime import datetime
 from typing import Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from msgspec import Struct
 
 from app.api.dependencies import Running
 from app.api.json_replies import JsonReply
-from app.api.openai.access import Access
+from app.api.openai.access import Access, principal_of
 from app.api.openapi import replies
 from app.domain.models.agents import ToolDescriptor
 from app.services.catalog import AgentListing
 
-router = APIRouter(prefix="/api", tags=["catalog"])
+router = APIRouter(prefix="/api", tags=["catalog"], dependencies=[Depends(principal_of)])
 
 
 class AgentReply(Struct, frozen=True, kw_only=True, rename="camel"):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Depends, Header
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
@@ -11,7 +11,7 @@ from app.api.dependencies import Running, Streaming, check_agent, session_of
 from app.api.errors import HttpError, failed_run_reply
 from app.api.json_replies import JsonReply
 from app.api.json_values import JsonObject, shallow
-from app.api.openai.access import Access
+from app.api.openai.access import Access, principal_of
 from app.api.openapi import EVENT_STREAM, content, failures, replies
 from app.api.output_schemas import OutputSchema
 from app.api.run_replies import RunReply, run_reply
@@ -23,7 +23,7 @@ from app.domain.models.conversations import Item
 from app.domain.models.runs import OnBusy, RunOptions, RunRequest, RunStatus
 from app.services.runs import RunHandle
 
-router = APIRouter(prefix="/api", tags=["chat"])
+router = APIRouter(prefix="/api", tags=["chat"], dependencies=[Depends(principal_of)])
 
 REPLAYED: Final = "idempotent-replayed"
 """The header of a reply about a run that an earlier request has started."""

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Depends, Path, Query
 from starlette.responses import StreamingResponse
 
 from app.api.conversation_files import FILES, FileFormat, file_reply
@@ -17,9 +17,10 @@ from app.api.conversation_replies import (
 )
 from app.api.dependencies import Running, SessionCaller
 from app.api.json_replies import JsonReply
+from app.api.openai.access import principal_of
 from app.api.openapi import failures, replies
 
-router = APIRouter(prefix="/api/conversations", tags=["conversations"])
+router = APIRouter(prefix="/api/conversations", tags=["conversations"], dependencies=[Depends(principal_of)])
 
 ConversationId = Annotated[str, Path(alias="conversationId")]
 Limit = Annotated[int, Query(ge=1, le=100, description="Most entries of the reply.")]

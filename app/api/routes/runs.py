@@ -5,12 +5,12 @@ from contextlib import suppress
 from typing import Annotated, Any, Final
 
 import structlog
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from pydantic import Field
 
 from app.api.dependencies import Running, SessionCaller, Streaming
 from app.api.json_replies import JsonReply
-from app.api.openai.access import Access
+from app.api.openai.access import Access, principal_of
 from app.api.openapi import EVENT_STREAM, content, failures, replies
 from app.api.routes.chat import REPLAYED, START_ERRORS, ChatRequest, IdempotencyKey, replayed, run_request
 from app.api.run_replies import (
@@ -29,7 +29,7 @@ from app.domain.models.runs import FINAL_STATUSES, RunResult, RunStatus
 
 log = structlog.get_logger(__name__)
 
-router = APIRouter(prefix="/api/runs", tags=["runs"])
+router = APIRouter(prefix="/api/runs", tags=["runs"], dependencies=[Depends(principal_of)])
 
 CANCEL_WAIT_S: Final = 5.0
 """How long a cancelled run may take to write its end before the reply says that it still goes on."""

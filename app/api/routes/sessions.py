@@ -2,7 +2,7 @@
 
 import uuid
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from msgspec import Struct
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -10,11 +10,11 @@ from pydantic.alias_generators import to_camel
 from app.api.dependencies import Running, check_agent
 from app.api.errors import HttpError
 from app.api.json_replies import JsonReply
-from app.api.openai.access import Access
+from app.api.openai.access import Access, principal_of
 from app.api.openapi import replies
 from app.domain.models.access import Principal
 
-router = APIRouter(prefix="/api", tags=["chat"])
+router = APIRouter(prefix="/api", tags=["chat"], dependencies=[Depends(principal_of)])
 
 
 class SessionRequest(BaseModel):

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
+from unittest.mock import AsyncMock
 
 import httpx2
 import pytest
@@ -346,14 +347,15 @@ class TestWhichModels:
         reply = await post(served, "plain chat", body("plain chat", model="my-tune"))
         assert (reply.status_code, code(reply)) == (404, "model_not_found")
 
-    async def test_of_the_caller(self, serve: Callable[..., Any], fake: FakeOpenAI) -> None:
-        from app.api.openai.access import principal_of
+    async def test_of_the_caller(
+        self, serve: Callable[..., Any], fake: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         from app.domain.models.access import Principal
         from app.domain.models.conversations import Caller
 
         served = await serve_gateway(serve, fake)
         principal = Principal(Caller("acme", "ann", "proj_1", "key_1"), models=frozenset({"gpt-4.1-mini"}))
-        served.app.dependency_overrides[principal_of] = lambda: principal
+        monkeypatch.setattr(served.container.access, "identify", AsyncMock(return_value=principal))
         assert (await post(served, "plain chat")).status_code == 200
         assert (await post(served, "embeddings")).status_code == 404
         assert await served.container.gateway.models(principal) == ["gpt-4.1-mini"]

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import sqlite3
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
@@ -24,16 +23,9 @@ def conversations(served: Served) -> list[str]:
 
 async def finished_days_ago(served: Served, days: int) -> None:
     """Let time pass."""
-
-    def change() -> None:
-        connection = sqlite3.connect(served.database)
-        with connection:
-            ((finished,),) = connection.execute("SELECT finished_at FROM agent_runs").fetchall()
-            then = datetime.fromisoformat(finished) - timedelta(days=days)
-            connection.execute("UPDATE agent_runs SET finished_at = ?", [then.isoformat(" ")])
-        connection.close()
-
-    await asyncio.to_thread(change)  # the loop must turn: the server may be in the middle of a write
+    (row,) = served.rows("SELECT finished_at FROM agent_runs")
+    then = datetime.fromisoformat(row["finished_at"]) - timedelta(days=days)
+    await served.change("UPDATE agent_runs SET finished_at = ?", then.isoformat(" "))
 
 
 async def test_a_text_is_answered(serve: Serve) -> None:

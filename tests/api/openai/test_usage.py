@@ -2,18 +2,17 @@
 
 import csv
 import io
-import sqlite3
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from unittest.mock import AsyncMock
 
 import httpx2
 import pytest
 from openai import AsyncOpenAI
 
-from app.api.openai.access import usage_principal_of
 from app.domain.models.access import ALL_SCOPES, NewKey, Principal
 from app.domain.models.conversations import Caller
 from app.infrastructure.persistence.engine import build_engine
@@ -262,27 +261,30 @@ async def test_csv_for_a_spreadsheet(demo: Served, metered: Callable[..., Any], 
     assert (await get(demo, COSTS, "&format=json", accept="text/csv")).json()["object"] == "page"
 
 
-async def as_principal(served: Served, principal: Principal) -> None:
-    async def given() -> Principal:
-        return principal
+@pytest.fixture
+def as_principal(demo: Served, monkeypatch: pytest.MonkeyPatch) -> Callable[[Principal], None]:
+    """Return what says who asks from now on."""
+    return lambda principal: monkeypatch.setattr(demo.container.access, "identify", AsyncMock(return_value=principal))
 
-    served.app.dependency_overrides[usage_principal_of] = given
 
-
-async def test_another_organizations_usage_is_not_there(demo: Served, metered: Callable[..., Any]) -> None:
+async def test_another_organizations_usage_is_not_there(
+    demo: Served, metered: Callable[..., Any], as_principal: Callable[[Principal], None]
+) -> None:
     await metered(used(cost="1"))
-    await as_principal(demo, Principal(Caller("globex")))
+    as_principal(Principal(Caller("globex")))
     for path in (COSTS, COMPLETIONS, EMBEDDINGS):
         reply = (await get(demo, path, f"&end_time={START + DAY_S}")).json()
         assert [bucket["results"] for bucket in reply["data"]] == [[]]
 
 
-async def test_one_user_sees_what_that_user_used(demo: Served, metered: Callable[..., Any]) -> None:
+async def test_one_user_sees_what_that_user_used(
+    demo: Served, metered: Callable[..., Any], as_principal: Callable[[Principal], None]
+) -> None:
     await metered(used(user_id="anna"), used(user_id="bert"), used(user_id=None))
     anna = Principal(Caller(LOCAL_ORGANIZATION, "anna"), scopes=frozenset({"usage"}))
 
     async def requests(principal: Principal, query: str = "") -> list[int]:
-        await as_principal(demo, principal)
+        as_principal(principal)
         reply = (await get(demo, COMPLETIONS, f"&end_time={START + DAY_S}{query}")).json()
         return [result["num_model_requests"] for result in reply["data"][0]["results"]]
 
@@ -312,10 +314,7 @@ async def test_costs_add_up_to_the_rows_of_runs(demo: Served) -> None:
     chatter = await demo.session()
     for text in ("hello", "what is the weather?"):
         await chatter.chat(text)
-    connection = sqlite3.connect(demo.database)
-    connection.execute("UPDATE agent_run_usage SET cost_usd = '0.0000000001' WHERE step = '/m1'")
-    connection.commit()
-    connection.close()
+    await demo.change("UPDATE agent_run_usage SET cost_usd = '0.0000000001' WHERE step = '/m1'")
     rows = demo.rows("SELECT cost_usd, requests FROM agent_run_usage")
     since = int(datetime.now(UTC).timestamp()) - HOUR_S
     reply = await demo.http.get(f"{COSTS}?start_time={since}&bucket_width=1m&limit=120&format=csv&group_by=agent")
