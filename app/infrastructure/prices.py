@@ -3,17 +3,19 @@
 from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
+from importlib import import_module
 from importlib.metadata import version
 
-from genai_prices.data import providers
 from genai_prices.data_snapshot import DataSnapshot
-from genai_prices.types import ModelInfo, ModelPrice, TieredPrices
+from genai_prices.types import ModelInfo, ModelPrice, Provider, TieredPrices
 
 from app.domain.models.usage import Price, TokenUsage
 
 MAX_MODEL_CHARS = 255
 _COST_QUANTUM = Decimal("1e-10")  # what the column of the cost holds
 _MILLION = 1_000_000
+# A literal of 1.6 MB: type checkers would spend four fifths of their time on it.
+_PROVIDERS: list[Provider] = import_module("genai_prices.data").providers
 
 
 class GenaiPriceList:
@@ -45,7 +47,7 @@ def _find_model(name: str) -> ModelInfo | None:
     view of the list. `litellm` is the library's word for names with a provider in front.
     """
     name = name.removeprefix("litellm/")
-    snapshot = DataSnapshot(providers=providers, from_auto_update=False)
+    snapshot = DataSnapshot(providers=_PROVIDERS, from_auto_update=False)
     try:
         _, model = snapshot.find_provider_model(name, None, "litellm" if "/" in name else None, None)
     except LookupError:
