@@ -101,7 +101,7 @@ class EventReader:
                     return RefusedEvent(index, told.id, f"{name}_mismatch", message, f"{name}_id")
         payload: dict[str, Any] = told.payload
         if told.timestamp is not None:
-            payload["occurred_at"] = told.timestamp.isoformat()
+            payload["occurred_at"] = told.timestamp
         if scope.api_key_id is not None:
             payload |= {"project_id": scope.project_id, "api_key_id": scope.api_key_id}
         organization_id = scope.organization_id or told.organization_id or LOCAL_ORGANIZATION

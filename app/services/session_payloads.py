@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -23,6 +25,8 @@ _NESTED: Final[Mapping[str, frozenset[str]]] = {
     for name, form in (("session", Session), ("user", User), ("usage", Usage), ("outcome", Outcome))
 }
 _OLD_NAMES: Final = (("input_tokens", "prompt_tokens"), ("output_tokens", "completion_tokens"))
+_flat_usage: Final = attrgetter(*Usage.__struct_fields__)
+_NO_USAGE: Final = (None,) * len(Usage.__struct_fields__)
 _decode_plain: Final = msgspec.json.Decoder(PLAIN_PAYLOAD).decode
 _CAMEL: Final = re.compile(r"(?<=[a-z0-9])[A-Z]")
 _PATH: Final = re.compile(r" - at `\$\.?(.*)`$")
@@ -99,7 +103,10 @@ def check_cost(told: SessionPayload) -> None:
 def _event(told: SessionPayload, raw: Mapping[str, Any] | None) -> SessionEvent:
     """Put an event together; `raw`: where fields may be that we do not know, None: there are none."""
     aside: _Aside = {}
-    if told.session is not None or told.user is not None or told.usage is not None:
+    usage: SessionPayload | Usage = told
+    if told.session is None and told.user is None and told.usage is not None and _flat_usage(told) == _NO_USAGE:
+        usage = told.usage  # the commonest form, and the flat fields would be copies of these
+    elif told.session is not None or told.user is not None or told.usage is not None:
         _flatten(told, aside)
     outcome = _outcome(told, aside)
     assert told.session_id is not None  # _checked and _is_sound have seen to it
@@ -111,8 +118,8 @@ def _event(told: SessionPayload, raw: Mapping[str, Any] | None) -> SessionEvent:
         told.user_id,
         told.organization_id,
         outcome["status"],
-        _moment(told.timestamp, "timestamp"),
-        _payload(raw, told, outcome, aside),
+        _written_moment(told.timestamp, "timestamp"),
+        _payload(raw, told, usage, outcome, aside),
     )
 
 
@@ -201,22 +208,26 @@ def _outcome(told: SessionPayload, aside: _Aside) -> dict[str, Any]:
 
 
 def _payload(
-    raw: Mapping[str, Any] | None, told: SessionPayload, outcome: dict[str, Any], aside: _Aside
+    raw: Mapping[str, Any] | None,
+    told: SessionPayload,
+    usage: SessionPayload | Usage,
+    outcome: dict[str, Any],
+    aside: _Aside,
 ) -> dict[str, Any]:
-    start, end = _moment(told.start_time, "start_time"), _moment(told.end_time, "end_time")
     duration_ms = told.duration_ms
-    if duration_ms is None and start is not None and end is not None:
-        duration_ms = max(0, round((end - start).total_seconds() * 1000))
+    if duration_ms is None and told.start_time is not None and told.end_time is not None:
+        passed = _moment(told.end_time, "end_time") - _moment(told.start_time, "start_time")
+        duration_ms = max(0, round(passed.total_seconds() * 1000))
     models = told.models or []
-    if told.model is not None and told.model not in models:
-        models = [*models, told.model]
+    if usage.model is not None and usage.model not in models:
+        models = [*models, usage.model]
     payload: dict[str, Any] = {
         "session_type": told.session_type or ("api" if told.transport is None else "realtime"),
         "models": models,
         "outcome": outcome,
-        "usage": _figures(told, aside),
-        "start_time": None if start is None else start.isoformat(),
-        "end_time": None if end is None else end.isoformat(),
+        "usage": _figures(usage, aside),
+        "start_time": _written_moment(told.start_time, "start_time"),
+        "end_time": _written_moment(told.end_time, "end_time"),
         "duration_ms": _whole(duration_ms, "duration_ms"),
         "first_token_ms": _whole(told.first_token_ms, "first_token_ms"),
         "message_count": told.message_count,
@@ -240,7 +251,7 @@ def _payload(
     return payload
 
 
-def _figures(told: SessionPayload, aside: _Aside) -> dict[str, Any]:
+def _figures(told: SessionPayload | Usage, aside: _Aside) -> dict[str, Any]:
     for name, old_name in _OLD_NAMES:
         old = getattr(told, old_name)
         if old is None:
@@ -317,9 +328,22 @@ def _cost(value: Decimal | None, param: str) -> str | None:
     return f"{value:f}"
 
 
-def _moment(value: Any, param: str) -> datetime | None:
+def _written_moment(value: Any, param: str) -> str | None:
+    """Return a moment in UTC as ISO 8601."""
     if value is None:
         return None
+    if type(value) is int and 10**11 <= value < 10**14:  # what most callers send
+        second, millisecond = divmod(value, 1000)
+        return f"{_second(second)}.{millisecond:03d}000+00:00" if millisecond else f"{_second(second)}+00:00"
+    return _moment(value, param).isoformat()
+
+
+@lru_cache(maxsize=1024)
+def _second(since_1970: int) -> str:
+    return datetime.fromtimestamp(since_1970, UTC).isoformat()[:19]
+
+
+def _moment(value: Any, param: str) -> datetime:
     try:
         if isinstance(value, datetime):
             return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)

@@ -1,7 +1,6 @@
 """Completion events from outside: how a session ended that did not run here."""
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final, Literal, get_args
 
 from app.domain.models.deliveries import OutboxEvent
@@ -31,8 +30,8 @@ class SessionEvent:
     organization_id: str | None
     """The organization that the caller names; whose event it is, the key says."""
     outcome: SessionOutcome
-    timestamp: datetime | None
-    """When it happened, by the caller's clock; None: it was not told."""
+    timestamp: str | None
+    """When it happened, by the caller's clock, in UTC as ISO 8601; None: it was not told."""
     payload: dict[str, Any]
     """Everything else, in the shape of the events of our own runs; content and unknown fields stand apart."""
 

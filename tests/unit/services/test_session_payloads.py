@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any
 
@@ -25,6 +25,15 @@ from app.services.session_payloads import (
 )
 
 # The four payloads of the guide that asked for all this, as they stand there, and its realtime one.
+FIGURES = (
+    "input_tokens",
+    "output_tokens",
+    "total_tokens",
+    "cached_tokens",
+    "prompt_tokens",
+    "completion_tokens",
+    "requests",
+)
 GATEWAY = {
     "event_type": "session.completed",
     "session_id": "chatcmpl-123",
@@ -268,10 +277,24 @@ def test_depth_is_bound() -> None:
 def test_times() -> None:
     at = datetime(2026, 11, 21, 10, tzinfo=UTC)
     for told in ("2026-11-21T10:00:00Z", "2026-11-21T11:00:00+01:00", "2026-11-21T10:00:00", at.timestamp(), at):
-        assert session_event({"session_id": "s", "timestamp": told}).timestamp == at
-    assert session_event({"session_id": "s", "timestamp": at.timestamp() * 1000}).timestamp == at
+        assert session_event({"session_id": "s", "timestamp": told}).timestamp == at.isoformat()
+    assert session_event({"session_id": "s", "timestamp": at.timestamp() * 1000}).timestamp == at.isoformat()
     backwards = {"session_id": "s", "start_time": 20, "end_time": 10}
     assert session_event(backwards).payload["duration_ms"] == 0
+
+
+@given(st.integers(10**11, 10**14 - 1))
+def test_milliseconds_are_written_as_the_moment_that_they_are(milliseconds: int) -> None:
+    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=milliseconds)
+    assert session_event({"session_id": "s", "timestamp": milliseconds}).timestamp == at.isoformat()
+
+
+@given(st.fixed_dictionaries({}, optional=dict.fromkeys(FIGURES, st.integers(0, 9))), st.sampled_from(["m", None]))
+def test_usage_is_the_same_flat_and_nested(figures: dict[str, int], model: str | None) -> None:
+    told = {**figures, **({} if model is None else {"model": model})}
+    flat = session_event({"session_id": "s", "event_id": "e", **told})
+    assert session_event({"session_id": "s", "event_id": "e", "usage": told}) == flat
+    assert session_event({"session_id": "s", "event_id": "e", "usage": told, **told}) == flat
 
 
 def test_any_mapping_will_do() -> None:
