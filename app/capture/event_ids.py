@@ -6,6 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+_VARIANT: Final = {f"{digit:x}": "89ab"[digit & 3] for digit in range(16)}
+"""The digit that begins with the two bits of the variant, and goes on with two of the random ones."""
+
 
 class EventIds:
     """UUIDs of version 7 with 74 random bits, of a generator that only this object draws from."""
@@ -22,9 +25,9 @@ class EventIds:
         if known != millis:
             prefix = f"{millis >> 16 & 0xFFFFFFFF:08x}-{millis & 0xFFFF:04x}-7"
             self._prefix = (millis, prefix)
-        bits = self._draw(74)
-        # The two bits of the variant stand before the last 62.
-        return f"{prefix}{bits >> 62:03x}-{bits >> 48 & 0x3FFF | 0x8000:04x}-{bits & 0xFFFFFFFFFFFF:012x}"
+        # Written once and cut, which costs half of what writing each part does.
+        digits = f"{self._draw(76):019x}"
+        return f"{prefix}{digits[:3]}-{_VARIANT[digits[3]]}{digits[4:7]}-{digits[7:]}"
 
     def seed(self) -> None:
         """Begin anew: the child of a fork must not repeat its parent's ids."""

@@ -95,7 +95,7 @@ def check_cost(told: SessionPayload) -> None:
         InvalidInput: one is negative, too large, or has too many digits.
     """
     for costs in (told, told.usage):
-        if costs is not None:
+        if costs is not None and (costs.cost_usd is not None or costs.estimated_cost_usd is not None):
             _cost(costs.cost_usd, "cost_usd")
             _cost(costs.estimated_cost_usd, "estimated_cost_usd")
 
