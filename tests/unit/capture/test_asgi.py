@@ -75,8 +75,6 @@ def test_a_gateway_captures_each_call(recorder: Recorder) -> None:
 @pytest.mark.parametrize("is_trusted", [False, True])
 def test_headers_count_only_if_they_are_trusted(recorder: Recorder, *, is_trusted: bool) -> None:
     client = serving(lambda: JSONResponse({}), recorder, trust_headers=is_trusted)
-    start = session_event({"session_id": "x", "timestamp": 1}).timestamp
-    assert start is not None
     headers = {"x-session-id": "s1", "x-user-id": "u1", "x-organization-id": "acme", "x-session-start": "2026-01-01"}
     post(client, headers=headers)
     event = recorder.only
@@ -91,7 +89,7 @@ def test_a_session_may_have_begun_before_the_request(recorder: Recorder, form: s
     began_ms = recorder.only["start_time"] - 60_000
     text = session_event({"session_id": "x", "timestamp": began_ms}).timestamp
     assert text is not None
-    told = {"milliseconds": str(began_ms), "seconds": str(began_ms / 1000), "text": text.isoformat()}[form]
+    told = {"milliseconds": str(began_ms), "seconds": str(began_ms / 1000), "text": text}[form]
     post(serving(lambda: JSONResponse({}), recorder, trust_headers=True), headers={"x-session-start": told})
     event = recorder.events[1]
     assert abs(event["start_time"] - began_ms) <= 1
