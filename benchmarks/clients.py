@@ -54,15 +54,15 @@ class StreamClient:
         _, _, last = body.rpartition(b"event: run.completed")
         return float(last.partition(b'"durationMs":')[2].partition(b",")[0].rstrip(b"}\r\n 0"))
 
-    async def stream(self, path: str, body: dict[str, Any]) -> float:
-        """Read a stream to its end; returns how many seconds it took."""
+    async def stream(self, path: str, body: dict[str, Any], deltas: int = DELTAS) -> float:
+        """Read a stream of so many deltas to its end; returns how many seconds it took."""
         started = time.perf_counter()
         self._send(path, body)
         _check(await self._reader.readuntil(b"\r\n\r\n"), 200)
-        body = await self._to_end()
+        told = (await self._to_end()).count(_DELTA)
         elapsed_s = time.perf_counter() - started
-        if (told := body.count(_DELTA)) != DELTAS:
-            raise RuntimeError(f"{told} deltas came instead of {DELTAS}")
+        if told != deltas:
+            raise RuntimeError(f"{told} deltas came instead of {deltas}")
         return elapsed_s
 
     async def _to_end(self) -> bytes:

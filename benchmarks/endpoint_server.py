@@ -8,7 +8,7 @@ import json
 import sys
 from typing import Any
 
-from benchmarks.instant_model import DELTAS, MODEL_NAME
+from benchmarks.instant_model import DELTAS, FEW_DELTAS, LITTLE, MODEL_NAME
 
 _MESSAGE_ID = "msg_0a1b2c3d4e5f60718293a4b5c6d7e8f9"
 _USAGE = {
@@ -50,8 +50,8 @@ def _response(output: list[dict[str, Any]], status: str) -> dict[str, Any]:
     }
 
 
-def _frames() -> list[bytes]:
-    text = "word " * DELTAS
+def _frames(deltas: int) -> list[bytes]:
+    text = "word " * deltas
     place = {"item_id": _MESSAGE_ID, "output_index": 0, "content_index": 0}
     part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
     done = _message(text, "completed")
@@ -60,7 +60,7 @@ def _frames() -> list[bytes]:
         {"type": "response.in_progress", "response": _response([], "in_progress")},
         {"type": "response.output_item.added", "output_index": 0, "item": _message("", "in_progress")},
         {"type": "response.content_part.added", **place, "part": part},
-        *({"type": "response.output_text.delta", **place, "delta": "word ", "logprobs": []} for _ in range(DELTAS)),
+        *({"type": "response.output_text.delta", **place, "delta": "word ", "logprobs": []} for _ in range(deltas)),
         {"type": "response.output_text.done", **place, "text": text, "logprobs": []},
         {"type": "response.content_part.done", **place, "part": {**part, "text": text}},
         {"type": "response.output_item.done", "output_index": 0, "item": done},
@@ -72,7 +72,11 @@ def _frames() -> list[bytes]:
     ]
 
 
-_CHUNKS = [b"%x\r\n%s\r\n" % (len(frame), frame) for frame in _frames()]
+def _chunks(deltas: int) -> list[bytes]:
+    return [b"%x\r\n%s\r\n" % (len(frame), frame) for frame in _frames(deltas)]
+
+
+_MANY, _FEW = _chunks(DELTAS), _chunks(FEW_DELTAS)
 
 
 async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -80,9 +84,9 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
         while True:
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
             length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
-            await reader.readexactly(length)
+            body = await reader.readexactly(length)
             writer.write(_HEAD)
-            for chunk in _CHUNKS:
+            for chunk in _FEW if LITTLE.encode() in body else _MANY:
                 writer.write(chunk)
                 await asyncio.sleep(0)
             writer.write(b"0\r\n\r\n")

@@ -29,8 +29,14 @@ ANSWER = (
 
 DELTAS = 500
 """Text deltas of one streamed answer."""
+FEW_DELTAS = 10
+"""Of a short one: the difference between the two is what deltas cost, and the rest what a run costs."""
 AT_ONCE, PAUSING, PACED, ENDPOINT = "at-once", "pausing", "paced", "endpoint"
 """The names of the streaming agents."""
+SHORT = "short-"
+"""Before the name of one that answers with few deltas."""
+LITTLE = "You write little."
+"""By which the endpoint knows that it should."""
 PACED_DELTAS = 300
 SERVER_OPTIONS: dict[str, Any] = {
     "loop": "uvloop",
@@ -47,13 +53,18 @@ def streaming_agents() -> list[Agent[Any]]:
     """
     models: dict[str, Model] = {
         AT_ONCE: StreamingModel(deltas=DELTAS),
+        SHORT + AT_ONCE: StreamingModel(deltas=FEW_DELTAS),
         PAUSING: StreamingModel(deltas=DELTAS, pause_s=0),
+        SHORT + PAUSING: StreamingModel(deltas=FEW_DELTAS, pause_s=0),
         PACED: StreamingModel(deltas=PACED_DELTAS, pause_s=0.01),
     }
     if endpoint := os.environ.get("BENCHMARK_ENDPOINT"):
         client = AsyncOpenAI(base_url=endpoint, api_key="sk-benchmark", max_retries=0, timeout=120)
-        models[ENDPOINT] = OpenAIResponsesModel(MODEL_NAME, client)
-    return [Agent(name=name, instructions="You write.", model=model) for name, model in models.items()]
+        models[ENDPOINT] = models[SHORT + ENDPOINT] = OpenAIResponsesModel(MODEL_NAME, client)
+    return [
+        Agent(name=name, instructions=LITTLE if name.startswith(SHORT) else "You write.", model=model)
+        for name, model in models.items()
+    ]
 
 
 def message_of(text: str) -> ResponseOutputMessage:
