@@ -1,12 +1,28 @@
 """Fixtures for all tests."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 import structlog
 
 pytest_plugins = ["tests.databases"]
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Put the operation back into the id of a test that schemathesis has made: pytest 9.2 no longer takes it over."""
+    label = getattr(item, "operation_label", None)
+    if label is not None and item.id.params is None:
+        item._id = item.id.with_params(label)  # it cannot be said in any other way
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse tests of the same id: of those, a run over several processes silently takes one only."""
+    doubled = [name for name, count in Counter(item.nodeid for item in items).items() if count > 1]
+    if doubled:
+        raise pytest.UsageError(f"{len(doubled)} test ids are not unique: {doubled[:3]}")
 
 
 @pytest.fixture(autouse=True)
