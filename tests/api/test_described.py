@@ -117,6 +117,8 @@ def test_replies_are_as_described(case: Any, served: Service, tenants: tuple[Ten
         owner = stranger  # what is gone would make the other requests poorer
     if owner is not None:
         choices = _ids(owner, case.path)
+        if case.path.endswith("/events"):
+            choices = choices[:1]  # the other run waits for a person, and who reads on behind that waits with it
         case.path_parameters = {**case.path_parameters, **choices[turn // 3 % len(choices)]}
         if "/api/" in case.path:
             case.headers["X-Session-Id"] = owner.session_id
