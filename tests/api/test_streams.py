@@ -156,7 +156,7 @@ async def test_event_ids_of_nothing(demo: Served, wrong: str) -> None:
         assert b'"param":"Last-Event-ID"' in await reader.body()
 
 
-@pytest.mark.parametrize("wrong", ["-1", "x", "1.5"])
+@pytest.mark.parametrize("wrong", ["-1", "x", "1.5", str(1 << 31), "86677886613006024704"])
 async def test_numbers_that_are_none(demo: Served, wrong: str) -> None:
     chatter = await demo.session()
     async with chatter.events("run_00", f"&after={wrong}") as reader:

@@ -31,7 +31,7 @@ from app.bootstrap import Container
 from app.domain.errors import UnknownAgent
 from app.domain.models.access import Principal
 from app.domain.models.conversations import Caller
-from app.domain.models.events import SequencedEvent
+from app.domain.models.events import MAX_SEQUENCE, SequencedEvent
 from app.domain.models.runs import FINAL_STATUSES, RunStatus
 
 router = APIRouter(prefix="/v1/responses", tags=["responses"])
@@ -168,7 +168,7 @@ async def retrieve_response(
     streams: Streaming,
     stream: Annotated[bool, Query(description="Send its events, and those to come.")] = False,
     starting_after: Annotated[
-        int | None, Query(ge=0, description="Of a stream: only events with a higher number.")
+        int | None, Query(ge=0, le=MAX_SEQUENCE, description="Of a stream: only events with a higher number.")
     ] = None,
     include_obfuscation: Annotated[bool, Query(description="Of a stream: pad deltas with random text.")] = False,
     include: Annotated[list[str] | None, Query(description="Everything that there is, is included.")] = None,

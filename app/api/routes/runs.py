@@ -25,6 +25,7 @@ from app.api.sse import EventStream, position
 from app.bootstrap import Container
 from app.domain.errors import StorageUnavailable
 from app.domain.models.conversations import Caller
+from app.domain.models.events import MAX_SEQUENCE
 from app.domain.models.runs import FINAL_STATUSES, RunResult, RunStatus
 
 log = structlog.get_logger(__name__)
@@ -146,7 +147,9 @@ async def run_events(
     caller: SessionCaller,
     container: Running,
     streams: Streaming,
-    after: Annotated[int | None, Query(ge=0, description="The number of the last event that was read.")] = None,
+    after: Annotated[
+        int | None, Query(ge=0, le=MAX_SEQUENCE, description="The number of the last event that was read.")
+    ] = None,
     last_event_id: Annotated[str | None, Header(alias="Last-Event-ID")] = None,
 ) -> Response:
     """Go on with a stream, or read that of a run that has ended. It ends with the run, or when the run must wait.

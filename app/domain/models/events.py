@@ -234,6 +234,8 @@ RunEvent = (
     | TerminalEvent
 )
 
+MAX_SEQUENCE = (1 << 31) - 1
+"""The greatest number that an event of a run may have."""
 DELTA_TYPES = frozenset({TextDelta, ReasoningDelta, RefusalDelta, ToolArgumentsDelta})
 TERMINAL_TYPES = frozenset({RunCompleted, RunFailed, RunCancelled})
 STOP_TYPES = TERMINAL_TYPES | {RunWaiting}

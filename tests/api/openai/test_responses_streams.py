@@ -127,6 +127,14 @@ async def test_a_stream_goes_on_at_another_replica_while_the_run_does(serve: Ser
     assert [event.type for event in events] == [data["type"] for data in told]
 
 
+async def test_a_number_that_no_event_has_is_refused(serve: Serve) -> None:
+    served = await serve(scripted(says("hello")))
+    made = await client_of(served).responses.create(model="helper", input="hi")
+    for wrong in (-1, 1 << 31, 1 << 70):
+        reply = await served.http.get(f"/v1/responses/{made.id}?stream=true&starting_after={wrong}")
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, "starting_after")
+
+
 async def test_a_run_whose_process_is_lost_is_told_on_without_a_gap(serve: Serve) -> None:
     model = Halting(says("Half of an answer"), says("A whole answer"))
     agent = Agent(name="helper", model=model)
