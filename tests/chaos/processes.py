@@ -36,6 +36,11 @@ class Process:
         return cls(process)
 
     @property
+    def pid(self) -> int:
+        """Its number, which is part of the name that it gives itself as an owner of runs."""
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
         """Whether it may answer; True while it is frozen."""
         return not self._reading.done()

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.domain.models.events import TERMINAL_TYPES
 from app.infrastructure.persistence.conversations import SqlConversationStore
 from app.infrastructure.persistence.engine import build_engine
 from app.infrastructure.persistence.journal import SqlRunJournal
+from app.infrastructure.persistence.tables import runs
 from tests.chaos.processes import Process
 from tests.crash.audit import check_calls, check_history, check_run, recorded
 from tests.crash.scenario import CallFile, bookings, make_bookings
@@ -100,7 +102,7 @@ class Storm:
         ]
         async with asyncio.TaskGroup() as group:
             reading = group.create_task(self._read_all(engine))
-            group.create_task(self._strike())
+            group.create_task(self._strike(engine))
             for index, name in enumerate(self._names()):
                 async with self._progress:
                     await self._progress.wait_for(lambda number=index: self._may_start(number))
@@ -138,7 +140,7 @@ class Storm:
         async with self._progress:
             await self._progress.wait_for(lambda: self._done >= done)
 
-    async def _strike(self) -> None:
+    async def _strike(self, engine: AsyncEngine) -> None:
         strikes = ["kill"] * self.plan.kills + ["freeze"] * self.plan.freezes
         self._random.shuffle(strikes)
         async with asyncio.TaskGroup() as group:
@@ -148,12 +150,20 @@ class Storm:
                 await asyncio.sleep(self._random.uniform(0, 0.3))
                 while len(self._processes) - len(self._down) < 2:
                     await asyncio.sleep(LOOK_EVERY_S)
-                victim = self._random.choice([one for one in range(PROCESSES) if one not in self._down])
+                up = [one for one in range(PROCESSES) if one not in self._down]
+                # One that has a run: a short storm may otherwise hit idle processes only, and show nothing.
+                victim = self._random.choice([one for one in up if await self._is_busy(engine, one)] or up)
                 self._down.add(victim)
                 group.create_task(self._hit(victim, strike))
                 async with self._progress:
                     self._struck = (number + 1) / len(strikes)
                     self._progress.notify_all()
+
+    async def _is_busy(self, engine: AsyncEngine, number: int) -> bool:
+        theirs = runs.c.owner.contains(f"-{self._processes[number].pid}-", autoescape=True)
+        async with engine.connect() as connection:
+            found = await connection.execute(select(runs.c.id).where(runs.c.status == "running", theirs).limit(1))
+            return found.first() is not None
 
     async def _hit(self, victim: int, strike: str) -> None:
         if strike == "kill":
