@@ -98,15 +98,13 @@ class EventEncoder:
 
 
 def _completed(told: SessionPayload, body: bytes) -> tuple[str, bytes]:
-    event_id = told.event_id
+    event_id, millis = told.event_id, time.time_ns() // 1_000_000
+    lacking = "" if told.timestamp is not None else f',"timestamp":{millis}'
     if event_id is None:
-        event_id = EVENT_IDS.mint()
-        if told.timestamp is None:
-            body = b'%b,"event_id":"%b","timestamp":%d}' % (body[:-1], event_id.encode(), time.time_ns() // 1_000_000)
-        else:
-            body = b'%b,"event_id":"%b"}' % (body[:-1], event_id.encode())
-    elif told.timestamp is None:
-        body = b'%b,"timestamp":%d}' % (body[:-1], time.time_ns() // 1_000_000)
+        event_id = EVENT_IDS.mint(millis)
+        lacking = f',"event_id":"{event_id}"{lacking}'
+    if lacking:
+        body = b"".join((body[:-1], lacking.encode(), b"}"))
     if len(body) > MAX_EVENT_BYTES:
         raise InvalidInput(_TOO_LARGE)
     return event_id, body

@@ -2,7 +2,6 @@
 
 import os
 import random
-import time
 from collections.abc import Callable
 from typing import Final
 
@@ -18,9 +17,8 @@ class EventIds:
         self._draw: Callable[[int], int] = random.Random().getrandbits
         self._prefix = (-1, "")
 
-    def mint(self) -> str:
-        """Return an id, 36 characters."""
-        millis = time.time_ns() // 1_000_000
+    def mint(self, millis: int) -> str:
+        """Return an id of a moment, milliseconds since 1970: 36 characters."""
         known, prefix = self._prefix
         if known != millis:
             prefix = f"{millis >> 16 & 0xFFFFFFFF:08x}-{millis & 0xFFFF:04x}-7"

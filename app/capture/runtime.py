@@ -143,7 +143,7 @@ class SessionCompletionRuntime:
                 taken += self._written(ids, bodies, pending)
                 ids, bodies, room = [], [], _WRITE_BYTES
         taken += self._written(ids, bodies, pending)
-        return CapturedMany(tuple(taken), sum(one.accepted for one in taken), tuple(pending.values()))
+        return CapturedMany(tuple(taken), sum([one.accepted for one in taken]), tuple(pending.values()))
 
     def set_enabled(self, enabled: bool) -> None:
         """Switch capture on or off, at once; a later change of `SCR_ENABLED` or the files counts again."""

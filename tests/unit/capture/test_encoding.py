@@ -244,13 +244,13 @@ def test_anything_in_metadata_is_taken_and_read(metadata: dict[Any, Any], unknow
 
 def test_ids_differ_and_sort_by_time() -> None:
     ids = EventIds()
-    minted = [ids.mint() for _ in range(20_000)]
+    minted = [ids.mint(1_795_000_000_000 + number // 100) for number in range(20_000)]
     assert len(set(minted)) == 20_000
     assert all(str(UUID(one)) == one and UUID(one).version == 7 and UUID(one).variant for one in minted[:500])
     assert [one[:13] for one in minted] == sorted(one[:13] for one in minted)
     assert len({one[15:23] for one in minted}) > 15_000
     ids.seed()
-    assert not {ids.mint() for _ in range(1_000)} & set(minted)
+    assert not {ids.mint(1_795_000_000_000) for _ in range(1_000)} & set(minted)
 
 
 def test_quick_and_careful_encoding_agree() -> None:
