@@ -3,7 +3,9 @@
 import asyncio
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
@@ -50,6 +52,18 @@ class Child:
         """Kill it, as the kernel does when memory runs out."""
         self._process.kill()
         await self.wait()
+
+    def freeze(self) -> None:
+        """Stop it in its tracks; does nothing once it has ended."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
 
     def terminate(self) -> None:
         """Ask it to end in order."""

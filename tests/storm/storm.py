@@ -112,8 +112,11 @@ class Capturer:
             await self.process.kill()
             return 0, 0
         until = time.monotonic() + WORTH_IT_S
+        self.process.freeze()  # it could sync what was just seen before it is killed
         while not self._unsynced() and self.process.is_alive and time.monotonic() < until:
+            self.process.thaw()
             await asyncio.sleep(0.001)
+            self.process.freeze()
         await self.process.kill()
         lost = self._unsynced()
         for path, (synced, _) in lost.items():
