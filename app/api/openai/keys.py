@@ -239,7 +239,7 @@ async def list_project_keys(
     response_class=JsonReply,
     response_model=None,
 )
-async def createproject_key_reply(
+async def create_project_key(
     body: KeyCreate, project_id: ProjectId, access: AdminAccess, container: Running
 ) -> JsonReply:
     """Make a key for a project; without scopes it may read and write. The platform has this in its web pages only."""
@@ -255,7 +255,7 @@ async def createproject_key_reply(
     response_class=JsonReply,
     response_model=None,
 )
-async def showproject_key_reply(
+async def show_project_key(
     project_id: ProjectId, key_id: KeyId, access: AdminAccess, container: Running
 ) -> JsonReply:
     """Show a key of a project."""
@@ -270,7 +270,7 @@ async def showproject_key_reply(
     response_class=JsonReply,
     response_model=None,
 )
-async def deleteproject_key_reply(
+async def delete_project_key(
     project_id: ProjectId, key_id: KeyId, access: AdminAccess, container: Running
 ) -> JsonReply:
     """Revoke a key for good; what was used with it stays on the bill."""

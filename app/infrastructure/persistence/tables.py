@@ -341,9 +341,9 @@ run_usage = Table(
     Index(None, "organization_id", "created_at"),
 )
 
-# No foreign key for the same reason: deliveries outlive the conversation.
 _PLACED = text("position IS NOT NULL")
 
+# No foreign key for the same reason: deliveries outlive the conversation.
 completion_events = Table(
     "completion_events",
     metadata,
