@@ -255,9 +255,7 @@ async def create_project_key(
     response_class=JsonReply,
     response_model=None,
 )
-async def show_project_key(
-    project_id: ProjectId, key_id: KeyId, access: AdminAccess, container: Running
-) -> JsonReply:
+async def show_project_key(project_id: ProjectId, key_id: KeyId, access: AdminAccess, container: Running) -> JsonReply:
     """Show a key of a project."""
     key = await container.keys.get(_of(access, project_id), key_id)
     return JsonReply(project_key_reply(_found(key, key_id, project_id)))
