@@ -40,6 +40,8 @@ async def run_process(
     limits: RunLimits | None = None,
     execution: ExecutionLimits | None = None,
     grace_s: float = 5,
+    poll_s: float = 0.05,
+    max_running: int = 100,
 ) -> AsyncIterator[RunProcess]:
     """Run the services over an engine; the provider is the caller's to close."""
     journal = journal or SqlRunJournal(engine, lease_s=lease_s)
@@ -53,7 +55,7 @@ async def run_process(
         limits=execution or ExecutionLimits(timeout_s=60),
     )
     dispatcher = InProcessDispatcher(
-        journal, wakeups, lease_s=lease_s, poll_s=0.05, max_running=100, take_over=take_over
+        journal, wakeups, lease_s=lease_s, poll_s=poll_s, max_running=max_running, take_over=take_over
     )
     executions.on_cancel(dispatcher.cancel)
     service = RunService(

@@ -1,8 +1,8 @@
 """Keeps all destinations of a process at work: those of the settings, and the endpoints that tenants register."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -173,11 +173,12 @@ class Deliveries:
         worker.metrics = self._metrics
 
         async def work() -> float:
-            pause_s = await worker.step()
-            if worker.is_resting:
-                return pause_s
-            if pause_s > 0:
-                await self._wakeups.wait(PLACED, pause_s)
+            async with self._listening(PLACED) as placed:
+                pause_s = await worker.step()
+                if worker.is_resting:
+                    return pause_s
+                if pause_s > 0:
+                    await asyncio.wait((placed,), timeout=pause_s)
             return 0.0
 
         name = destination.settings.name
@@ -194,11 +195,26 @@ class Deliveries:
         await one.worker.destination.sink.aclose()
 
     async def _place(self) -> float:
-        if await self._outbox.place(_PLACED_AT_ONCE):
-            self._wakeups.announce(PLACED)
-        else:
-            await self._wakeups.wait(RECORDED, self._times.poll_s)
+        """Give positions to what was recorded: at once for destinations that read, else now and then."""
+        if all(worker.is_resting for worker in self.workers):
+            # Nobody waits for it, so the runs that it comes from need not pay for a transaction each.
+            return 0.0 if await self._outbox.place(_PLACED_AT_ONCE) == _PLACED_AT_ONCE else self._times.poll_s
+        async with self._listening(RECORDED) as recorded:
+            placed = await self._outbox.place(_PLACED_AT_ONCE)
+            if placed:
+                self._wakeups.announce(PLACED)
+            if placed < _PLACED_AT_ONCE:
+                await recorded
         return 0.0
+
+    @asynccontextmanager
+    async def _listening(self, topic: str) -> AsyncGenerator[asyncio.Task[None]]:
+        """Listen from before a look on, so that what is announced during it leads to the next one; ends by itself."""
+        news = asyncio.create_task(self._wakeups.wait(topic, self._times.poll_s), name=f"listen to {topic}")
+        try:
+            yield news
+        finally:
+            news.cancel()
 
     async def _prune(self) -> float:
         for worker in self.workers:

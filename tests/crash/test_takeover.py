@@ -35,7 +35,7 @@ async def test_a_lost_run_goes_on_within_its_lease_and_a_second(database_url: st
     await make_bookings(engine)
     async with victims(database_url, tmp_path) as killing:
         points = (await killing.run("whole", -1, stream=True))["points"]
-        middle = len(points) // 2
+        middle = len(points) // 3  # far from the end: on a busy machine the whole run may have written more often
         async with working(engine, lease_s=LEASE_S, take_over=True, agent=build_agent(killing.calls)) as worker:
             names = {"whole"}
             for name in ("lost", "lost again", "lost once more"):

@@ -81,6 +81,8 @@ async def working(
     retry_s: float = 30,
     grace_s: float = 5,
     max_attempts: int = 5,
+    poll_s: float = 0.05,
+    max_running: int = 100,
 ) -> AsyncIterator[Worker]:
     """Run one process of the system over an engine."""
     agent = agent or Agent(name="scribe", model=StatelessModel(), tools=[note])
@@ -94,6 +96,8 @@ async def working(
             journal=journal,
             execution=ExecutionLimits(timeout_s=60, max_attempts=max_attempts, log=LogTimes(retry_s=retry_s)),
             grace_s=grace_s,
+            poll_s=poll_s,
+            max_running=max_running,
         ) as process:
             yield Worker(**vars(process))
     finally:

@@ -168,9 +168,11 @@ class InProcessDispatcher:
             self._stop(run_id, "hand_back")
 
     def _ended(self, run_id: str, task: asyncio.Task[None]) -> None:
+        was_full = len(self._running) >= self._max_running
         if self._running.get(run_id) is task:
             self._forget(run_id)
-        if self._queued or self._take_over:
+        # What may go on now is queued here, or was left for want of room; other processes look for theirs.
+        if self._queued or (self._take_over and was_full):
             self._wakeups.announce(QUEUE)
 
     def _forget(self, run_id: str) -> None:

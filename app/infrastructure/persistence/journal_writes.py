@@ -44,7 +44,14 @@ _GUARD = (
     " RETURNING cancel_reason"
 )
 _TOLD = f"SELECT cancel_reason, pg_notify('{CHANNEL}', CAST(:topic AS text)) FROM held"  # noqa: S608 - a constant
-_TELL_END = f"pg_notify('{CHANNEL}', CAST(:topic AS text)), pg_notify('{CHANNEL}', '{QUEUE}')"
+# The conversation's row is locked, so that nothing is queued behind the run unseen.
+_BEHIND = (
+    "EXISTS (SELECT 1 FROM agent_runs AS behind WHERE behind.conversation_id = CAST(:conversation AS text)"
+    " AND behind.status IN ('queued', 'running', 'waiting'))"
+)
+_TELL_END = (
+    f"pg_notify('{CHANNEL}', CAST(:topic AS text)), CASE WHEN {_BEHIND} THEN pg_notify('{CHANNEL}', '{QUEUE}') END"
+)
 _TOLD_END = f"SELECT {_TELL_END}"
 # The first batch is the history's; where it ends is known only now.
 _TOLD_END_OF_HISTORY = (
@@ -213,7 +220,7 @@ class RunWrites(JournalPart):
                     **_rows_of(run, record.rest),
                     completion_events: [run_rows.completion_row(record.completion)],
                 },
-                run.id,
+                run,
             )
 
     async def _history_rows(
@@ -239,15 +246,16 @@ def _rows_of(run: Run, batch: RunBatch) -> dict[Table, Rows]:
     }
 
 
-async def _insert_end(connection: AsyncConnection, batches: dict[Table, Rows], run_id: str) -> None:
-    """Insert the rows of a run's end, and wake its readers and whoever waits for the conversation, in one trip."""
+async def _insert_end(connection: AsyncConnection, batches: dict[Table, Rows], run: Run) -> None:
+    """Insert the rows of a run's end, and wake its readers and who has queued a run behind it, in one trip."""
     if connection.dialect.name != "postgresql":
         await insert_rows(connection, batches)
         return
     filled = filled_batches(batches)
     last = _TOLD_END_OF_HISTORY if next(iter(filled)) is sdk_messages else _TOLD_END
     statement = chained_inserts(shape_of(filled), None, last)
-    await connection.execute(statement, recordsets(filled) | {"topic": run_id})
+    told = {"topic": run.id, "conversation": run.conversation_id}
+    await connection.execute(statement, recordsets(filled) | told)
 
 
 async def _found_written(connection: AsyncConnection, run: Run, batch: RunBatch) -> CancelReason | None:

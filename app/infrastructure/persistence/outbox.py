@@ -47,11 +47,13 @@ class SqlOutbox:
         if waiting is None:
             return 0
         async with writing(self._engine) as connection:
-            first = _upsert(connection, completion_sequence).values(id=1, last_position=0).on_conflict_do_nothing()
-            await connection.execute(first)
             # Every later statement of this transaction sees what whoever had the lock before has committed.
             locked = select(completion_sequence.c.last_position).with_for_update()
-            last: int = (await connection.execute(locked)).scalar_one()
+            last = (await connection.execute(locked)).scalar_one_or_none()
+            if last is None:
+                first = _upsert(connection, completion_sequence).values(id=1, last_position=0).on_conflict_do_nothing()
+                await connection.execute(first)
+                last = (await connection.execute(locked)).scalar_one()
             chosen = (
                 select(events.c.id, events.c.created_at)
                 .where(events.c.position.is_(None))

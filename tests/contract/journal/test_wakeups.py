@@ -16,7 +16,7 @@ from app.infrastructure.persistence import wakeups as wakeups_module
 from app.infrastructure.persistence.engine import build_engine
 from app.infrastructure.persistence.journal import SqlRunJournal
 from app.infrastructure.persistence.wakeups import InProcessWakeups, PostgresWakeups, build_wakeups
-from tests.contract.journal.factory import CALLER, batch, end_of, parking, running, step, taken, waiting
+from tests.contract.journal.factory import CALLER, batch, end_of, new_run, parking, running, step, taken, waiting
 
 LONG_S, SHORT_S = 20.0, 0.05
 QUEUE = "queue"
@@ -122,7 +122,10 @@ async def test_every_write_is_heard_in_another_process(postgresql_engine: AsyncE
         last = (await taken(journal, "me")).run
         assert await heard(wakeups, run.id, journal.finish(last, end_of(last, 4)))
         other = await running(journal)
-        assert await heard(wakeups, QUEUE, journal.finish(other, end_of(other, 0)))
+        assert not await heard(wakeups, QUEUE, journal.finish(other, end_of(other, 0)))  # nobody can go on now
+        before = await running(journal)
+        await journal.start(new_run("next", conversation_id=before.conversation_id), "you")
+        assert await heard(wakeups, QUEUE, journal.finish(before, end_of(before, 0)))
         assert await heard(wakeups, QUEUE, journal.hand_back_queued("me"))
         parked = await waiting(journal)
         assert await heard(wakeups, QUEUE, journal.request_cancel(CALLER, parked.id, "user"))
