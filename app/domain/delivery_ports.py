@@ -178,6 +178,10 @@ class DeliveryStore(Protocol):
         """Return all destinations with their counts, by name."""
         ...
 
+    async def skip(self, name: str, organization_id: str) -> None:
+        """Move a cursor over everything placed so far, unless an event of this organization is behind it."""
+        ...
+
     async def prune(self, name: str, before: datetime) -> int:
         """Delete records of deliveries that were done before a time; returns how many."""
         ...

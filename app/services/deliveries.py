@@ -286,6 +286,9 @@ class DestinationWorker:
 
     async def prune(self) -> int:
         """Delete records of what was delivered longer ago than they are kept; returns how many."""
+        if self._settings.organization_id is not None:
+            # Its cursor stands still while its organization is silent, and would keep everybody's old events.
+            await self._store.skip(self._settings.name, self._settings.organization_id)
         days = self._settings.retention_days
         if days is None:
             return 0

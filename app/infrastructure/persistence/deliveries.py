@@ -226,6 +226,21 @@ class SqlDeliveryStore:
             for row in rows
         ]
 
+    async def skip(self, name: str, organization_id: str) -> None:
+        """Move a cursor over what is not its organization's; see the port."""
+        wanted = exists().where(
+            events.c.organization_id == organization_id, events.c.position > destinations.c.position
+        )
+        # One statement sees one state of both tables, and whatever is placed later gets a later position.
+        last = select(completion_sequence.c.last_position).scalar_subquery()
+        statement = (
+            update(destinations)
+            .where(destinations.c.name == name, destinations.c.position < last, ~wanted)
+            .values(position=last)
+        )
+        async with writing(self._engine) as connection:
+            await connection.execute(statement)
+
     async def prune(self, name: str, before: datetime) -> int:
         """Delete records of what is done; see the port."""
         old = (

@@ -103,6 +103,22 @@ async def test_an_endpoint_whose_tenant_is_silent_keeps_no_other_tenants_events(
     assert await left(post) == [2]
 
 
+async def test_a_destination_of_a_silent_organization_keeps_only_its_own(engine: AsyncEngine) -> None:
+    post, receiver = Post(engine), Receiver()
+    worker = await post.worker(receiver, organization_id="silent", retention_days=None)
+    await post.write(event(1), event(2))
+    assert await pruned(engine) == 0
+    await worker.prune()
+    assert await pruned(engine) == 2
+    await post.write(event(3), event(4, organization_id="silent"), event(5))
+    await worker.prune()
+    assert await pruned(engine) == 0
+    await post.deliver(worker)
+    assert [message.body["number"] for message in receiver.got] == [4]
+    await worker.prune()
+    assert await pruned(engine) == 3
+
+
 async def test_an_event_that_is_asked_for_again_is_not_deleted_under_it(postgresql_engine: AsyncEngine) -> None:
     post, receiver = Post(postgresql_engine), Receiver()
     worker = await post.worker(receiver)
