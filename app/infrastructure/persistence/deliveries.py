@@ -30,11 +30,12 @@ from app.infrastructure.persistence.completion_tables import (
     completion_sequence,
 )
 from app.infrastructure.persistence.engine import reading, writing
-from app.infrastructure.persistence.outbox import following, matching, outbox_event
+from app.infrastructure.persistence.outbox import following, matching, outbox_event, place_events
 from app.infrastructure.persistence.owned_rows import can_exist
 from app.infrastructure.persistence.tables import completion_events as events
 
 _ROWS_AT_ONCE: Final = 500
+_PLACED_AT_ONCE: Final = 1_000
 _PENDING: Final = deliveries.c.state == "pending"
 
 
@@ -51,6 +52,10 @@ class SqlDeliveryStore:
     async def ensure(self, name: str, *, latest: bool) -> None:
         """Begin a cursor; see the port."""
         async with writing(self._engine) as connection:
+            if latest:
+                # What was recorded before must not come to it as new, only because nobody gave it a position yet.
+                while await place_events(connection, _PLACED_AT_ONCE) == _PLACED_AT_ONCE:
+                    pass
             begin = func.coalesce(select(func.max(completion_sequence.c.last_position)).scalar_subquery(), 0)
             statement = _insert(connection, destinations).values(
                 name=name,

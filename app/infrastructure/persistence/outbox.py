@@ -47,27 +47,7 @@ class SqlOutbox:
         if waiting is None:
             return 0
         async with writing(self._engine) as connection:
-            # Every later statement of this transaction sees what whoever had the lock before has committed.
-            locked = select(completion_sequence.c.last_position).with_for_update()
-            last = (await connection.execute(locked)).scalar_one_or_none()
-            if last is None:
-                first = _upsert(connection, completion_sequence).values(id=1, last_position=0).on_conflict_do_nothing()
-                await connection.execute(first)
-                last = (await connection.execute(locked)).scalar_one()
-            chosen = (
-                select(events.c.id, events.c.created_at)
-                .where(events.c.position.is_(None))
-                .order_by(events.c.created_at, events.c.id)
-                .limit(most)
-                .subquery()
-            )
-            order = func.row_number().over(order_by=(chosen.c.created_at, chosen.c.id)).label("number")
-            numbered = select(chosen.c.id, order).subquery()
-            placed = await connection.execute(
-                update(events).values(position=last + numbered.c.number).where(events.c.id == numbered.c.id)
-            )
-            await connection.execute(update(completion_sequence).values(last_position=last + placed.rowcount))
-            return placed.rowcount
+            return await place_events(connection, most)
 
     async def find(self, wanted: EventFilter, *, limit: int, after: str | None = None) -> Sequence[OutboxEvent]:
         """Return events, the newest first; see the port."""
@@ -122,6 +102,31 @@ class SqlOutbox:
                 found = (await connection.execute(batch.with_for_update(skip_locked=True, of=events))).all()
             named = events.c.id.in_([row.id for row in found])
             return found, (await connection.execute(delete(events).where(named, ~_owed()))).rowcount
+
+
+async def place_events(connection: AsyncConnection, most: int) -> int:
+    """Give positions to at most `most` committed events that have none, in an open transaction; returns to how many."""
+    # Every later statement of this transaction sees what whoever had the lock before has committed.
+    locked = select(completion_sequence.c.last_position).with_for_update()
+    last = (await connection.execute(locked)).scalar_one_or_none()
+    if last is None:
+        first = _upsert(connection, completion_sequence).values(id=1, last_position=0).on_conflict_do_nothing()
+        await connection.execute(first)
+        last = (await connection.execute(locked)).scalar_one()
+    chosen = (
+        select(events.c.id, events.c.created_at)
+        .where(events.c.position.is_(None))
+        .order_by(events.c.created_at, events.c.id)
+        .limit(most)
+        .subquery()
+    )
+    order = func.row_number().over(order_by=(chosen.c.created_at, chosen.c.id)).label("number")
+    numbered = select(chosen.c.id, order).subquery()
+    placed = await connection.execute(
+        update(events).values(position=last + numbered.c.number).where(events.c.id == numbered.c.id)
+    )
+    await connection.execute(update(completion_sequence).values(last_position=last + placed.rowcount))
+    return placed.rowcount
 
 
 def _owed() -> ColumnElement[bool]:

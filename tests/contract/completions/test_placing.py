@@ -15,7 +15,7 @@ from app.infrastructure.persistence.outbox import SqlOutbox
 from app.infrastructure.persistence.wakeups import InProcessWakeups
 from app.infrastructure.persistence.webhook_endpoints import SqlWebhookEndpointStore
 from app.services.delivery_rounds import Deliveries, DeliveryTimes
-from tests.contract.completions.receivers import Receiver, event, unavailable
+from tests.contract.completions.receivers import Post, Receiver, event, unavailable
 
 NEVER_S = 3600.0
 
@@ -115,3 +115,12 @@ async def test_they_get_them_now_and_then(engine: AsyncEngine) -> None:
         await outbox.append([event(2)])
         await looked(outbox, outbox.looks + 2)
         assert await outbox.place(10) == 0  # it has its position, though the destination reads nothing now
+
+
+async def test_the_latest_begins_behind_what_has_no_position_yet(engine: AsyncEngine) -> None:
+    post, receiver = Post(engine), Receiver()
+    await post.outbox.append([event(number) for number in range(1_001)])
+    worker = await post.worker(receiver, start_at="latest")
+    await post.write(event(2_000))
+    await post.deliver(worker)
+    assert [message.body["number"] for message in receiver.got] == [2_000]
