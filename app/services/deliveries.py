@@ -88,6 +88,8 @@ class DestinationWorker:
         """A round starts no send in its second half, and none takes longer than a quarter of it."""
         self.is_resting = False
         """Whether the destination is left alone for a time, so that new events are no news to it."""
+        self.is_idle = False
+        """Whether it has sent all there is, and would send a new event at once."""
 
     async def step(self) -> float:
         """Plan and send once; returns the seconds after which there may be more to do.
@@ -95,6 +97,7 @@ class DestinationWorker:
         Raises:
             StorageUnavailable: what was sent but not written down is sent again.
         """
+        self.is_idle = False
         state = await self._store.claim(self._settings.name, self._owner, self.lease_s)
         if state is None:
             return self._poll_s
@@ -111,7 +114,10 @@ class DestinationWorker:
             self._settings.name, now_ms, self._settings.batch_size * self._settings.concurrency * 4
         )
         if not due:
-            return 0.0 if planned else await self._idle_s(now_ms)
+            if planned:
+                return 0.0
+            self.is_idle = True
+            return await self._idle_s(now_ms)
         round_ = _Round(self._probes(due) if state.failures else due)
         await self._send(round_)
         state, ends = self._judged(state, round_)

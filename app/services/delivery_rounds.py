@@ -1,8 +1,8 @@
 """Keeps all destinations of a process at work: those of the settings, and the endpoints that tenants register."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -75,6 +75,9 @@ class Deliveries:
         self._replacing = asyncio.Lock()
         self._metrics: Metrics = NO_METRICS
         self._closing = False
+        self._idle: set[DestinationWorker] = set()
+        self._awaited = asyncio.Event()
+        """Set while somebody is idle, and in the end."""
 
     def report_to(self, metrics: Metrics) -> None:
         """Have workers report what they do; call it before `start`."""
@@ -100,6 +103,7 @@ class Deliveries:
         # Those who wait for news stop waiting; `stop` is set before they run.
         for one in (*self._tasks, *self._running.values()):
             one.stop.set()
+        self._awaited.set()
         for topic in (RECORDED, PLACED):
             self._wakeups.announce(topic)
         await _ended([*self._tasks, *self._running.values()])
@@ -178,11 +182,25 @@ class Deliveries:
                 if worker.is_resting:
                     return pause_s
                 if pause_s > 0:
-                    await asyncio.wait((placed,), timeout=pause_s)
+                    with self._waiting(worker):
+                        await asyncio.wait((placed,), timeout=pause_s)
             return 0.0
 
         name = destination.settings.name
         self._running[name] = _Running(f"deliver to {name}", work, self._times.poll_s, worker)
+
+    @contextmanager
+    def _waiting(self, worker: DestinationWorker) -> Generator[None]:
+        """Have positions given at once meanwhile, if it is the one that sends."""
+        if worker.is_idle:
+            self._idle.add(worker)
+            self._awaited.set()
+        try:
+            yield
+        finally:
+            self._idle.discard(worker)
+            if not self._idle and not self._closing:
+                self._awaited.clear()
 
     @staticmethod
     async def _let_go(one: "_Running") -> None:
@@ -195,21 +213,27 @@ class Deliveries:
         await one.worker.destination.sink.aclose()
 
     async def _place(self) -> float:
-        """Give positions to what was recorded: at once for destinations that read, else now and then."""
-        if all(worker.is_resting for worker in self.workers):
-            # Nobody waits for it, so the runs that it comes from need not pay for a transaction each.
-            return 0.0 if await self._outbox.place(_PLACED_AT_ONCE) == _PLACED_AT_ONCE else self._times.poll_s
+        """Give positions to what was recorded: at once while a worker waits for news, else now and then.
+
+        Runs need not pay for what nobody reads yet, as long as no destination is there, or all of them are down.
+        """
+        look_again_s = self._clock.monotonic() + self._times.poll_s
+        # Listening from before the look: what is recorded during it is seen by the next one.
         async with self._listening(RECORDED) as recorded:
             placed = await self._outbox.place(_PLACED_AT_ONCE)
             if placed:
                 self._wakeups.announce(PLACED)
-            if placed < _PLACED_AT_ONCE:
-                await recorded
+            if placed == _PLACED_AT_ONCE:
+                return 0.0
+            await recorded
+        with suppress(TimeoutError):
+            async with asyncio.timeout(look_again_s - self._clock.monotonic()):
+                await self._awaited.wait()
         return 0.0
 
     @asynccontextmanager
     async def _listening(self, topic: str) -> AsyncGenerator[asyncio.Task[None]]:
-        """Listen from before a look on, so that what is announced during it leads to the next one; ends by itself."""
+        """Yield what ends when a topic is announced, from now on, or after the time between two looks."""
         news = asyncio.create_task(self._wakeups.wait(topic, self._times.poll_s), name=f"listen to {topic}")
         try:
             yield news

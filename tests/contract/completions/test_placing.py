@@ -105,6 +105,25 @@ async def test_nobody_pays_for_positions_that_nobody_reads(engine: AsyncEngine) 
     assert await outbox.place(10) == 3
 
 
+async def test_what_comes_while_a_destination_is_busy_waits_for_it(engine: AsyncEngine) -> None:
+    outbox, wakeups, slow = Counted(engine), InProcessWakeups(), Receiver()
+    slow.hang = asyncio.Event()
+    async with delivering(engine, outbox, wakeups, slow):
+        await outbox.append([event(0)])
+        wakeups.announce(RECORDED)
+        async with asyncio.timeout(20):
+            while not slow.calls:
+                await asyncio.sleep(0.005)
+        looks = outbox.looks
+        for number in range(1, 10):
+            await outbox.append([event(number)])
+            wakeups.announce(RECORDED)
+            await asyncio.sleep(0.01)
+        assert outbox.looks <= looks + 1  # one that had begun when it became busy
+        slow.hang.set()
+        await received(slow, 10)
+
+
 async def test_they_get_them_now_and_then(engine: AsyncEngine) -> None:
     outbox, wakeups, down = Counted(engine), InProcessWakeups(), Receiver(unavailable)
     async with delivering(engine, outbox, wakeups, down, poll_s=0.05) as deliveries:
