@@ -79,6 +79,10 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := set(options.scripts) - set(names):
         parser.error(f"there is no script {min(unknown)}")
+    if shutil.which(options.python) is None:
+        parser.error(
+            f"--python {options.python} is no program; name an interpreter, as FOLDER/bin/python of an environment"
+        )
     places = Places(options.python, options.node)
     programs: dict[str, Programs] = {}
     for name in options.scripts or names:
