@@ -63,7 +63,15 @@ def _component_of(name: str) -> tuple[str, bool]:
     for place, component in _CAPTURE.items():
         if f"{name}.".startswith(f"{place}."):
             return component, True
-    return name.rpartition(".")[2] or "app", False
+    package, _, within = name.partition(".")
+    # Of another's line one wants to know whose it is: uvicorn's own logger is called `uvicorn.error`.
+    return within.rpartition(".")[2] if package == "app" and within else package or "app", False
+
+
+def _plain(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Leave out uvicorn's second text, which is the first one with a terminal's colours."""
+    event.pop("color_message", None)
+    return event
 
 
 def _completed(logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -118,6 +126,7 @@ def configure_logs(level: str, log_format: LogFormat) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
         structlog.stdlib.ExtraAdder(),
+        _plain,
     ]
     if not console:
         processors.append(_completed)

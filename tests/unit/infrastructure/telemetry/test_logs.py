@@ -79,7 +79,8 @@ FIELDS = {"timestamp", "level", "component", "message"}
         ("app.infrastructure.completions.destinations.nats", "delivery", "WARNING"),
         ("app.capture_settings", "capture_settings", "warning"),
         ("app.services.executions", "executions", "warning"),
-        ("foreign.library", "library", "warning"),
+        ("foreign.library", "foreign", "warning"),
+        ("uvicorn.error", "uvicorn", "warning"),
     ],
 )
 @pytest.mark.parametrize("standard", [True, False], ids=["logging", "structlog"])
@@ -103,6 +104,13 @@ def test_a_component_that_is_told_stays(lines: pytest.CaptureFixture[str]) -> No
     logger.info("completion", component="billing", message="as told")
     line = json.loads(lines.readouterr().err)
     assert (line["component"], line["message"], line["level"]) == ("billing", "as told", "INFO")
+
+
+def test_a_text_is_told_once_and_without_colours(lines: pytest.CaptureFixture[str]) -> None:
+    logging.getLogger("uvicorn.error").info("Started [%d]", 7, extra={"color_message": "Started [\x1b[36m%d\x1b[0m]"})
+    said = lines.readouterr().err
+    assert json.loads(said)["message"] == "Started [7]"
+    assert "color_message" not in said
 
 
 def test_a_logger_without_a_name(lines: pytest.CaptureFixture[str]) -> None:
