@@ -79,8 +79,7 @@ FIELDS = {"timestamp", "level", "component", "message"}
         ("app.infrastructure.completions.destinations.nats", "delivery", "WARNING"),
         ("app.capture_settings", "capture_settings", "warning"),
         ("app.services.executions", "executions", "warning"),
-        ("foreign.library", "foreign", "warning"),
-        ("uvicorn.error", "uvicorn", "warning"),
+        ("foreign.error", "foreign", "warning"),
     ],
 )
 @pytest.mark.parametrize("standard", [True, False], ids=["logging", "structlog"])
@@ -107,7 +106,7 @@ def test_a_component_that_is_told_stays(lines: pytest.CaptureFixture[str]) -> No
 
 
 def test_a_text_is_told_once_and_without_colours(lines: pytest.CaptureFixture[str]) -> None:
-    logging.getLogger("uvicorn.error").info("Started [%d]", 7, extra={"color_message": "Started [\x1b[36m%d\x1b[0m]"})
+    logging.getLogger("foreign.error").info("Started [%d]", 7, extra={"color_message": "Started [\x1b[36m%d\x1b[0m]"})
     said = lines.readouterr().err
     assert json.loads(said)["message"] == "Started [7]"
     assert "color_message" not in said
