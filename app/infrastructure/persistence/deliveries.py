@@ -35,7 +35,6 @@ from app.infrastructure.persistence.owned_rows import can_exist
 from app.infrastructure.persistence.tables import completion_events as events
 
 _ROWS_AT_ONCE: Final = 500
-_PLACED_AT_ONCE: Final = 1_000
 _PENDING: Final = deliveries.c.state == "pending"
 
 
@@ -54,8 +53,7 @@ class SqlDeliveryStore:
         async with writing(self._engine) as connection:
             if latest:
                 # What was recorded before must not come to it as new, only because nobody gave it a position yet.
-                while await place_events(connection, _PLACED_AT_ONCE) == _PLACED_AT_ONCE:
-                    pass
+                await place_events(connection)
             begin = func.coalesce(select(func.max(completion_sequence.c.last_position)).scalar_subquery(), 0)
             statement = _insert(connection, destinations).values(
                 name=name,

@@ -104,8 +104,8 @@ class SqlOutbox:
             return found, (await connection.execute(delete(events).where(named, ~_owed()))).rowcount
 
 
-async def place_events(connection: AsyncConnection, most: int) -> int:
-    """Give positions to at most `most` committed events that have none, in an open transaction; returns to how many."""
+async def place_events(connection: AsyncConnection, most: int | None = None) -> int:
+    """Give positions to committed events that have none, in an open transaction; returns to how many. None: to all."""
     # Every later statement of this transaction sees what whoever had the lock before has committed.
     locked = select(completion_sequence.c.last_position).with_for_update()
     last = (await connection.execute(locked)).scalar_one_or_none()

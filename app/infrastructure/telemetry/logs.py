@@ -68,7 +68,7 @@ def _component_of(name: str) -> tuple[str, bool]:
     return within.rpartition(".")[2] if package == "app" and within else package or "app", False
 
 
-def _plain(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _without_colours(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Leave out uvicorn's second text, which is the first one with a terminal's colours."""
     event.pop("color_message", None)
     return event
@@ -126,7 +126,7 @@ def configure_logs(level: str, log_format: LogFormat) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
         structlog.stdlib.ExtraAdder(),
-        _plain,
+        _without_colours,
     ]
     if not console:
         processors.append(_completed)
